@@ -1,0 +1,32 @@
+"""Shared by all tests: derandomised Hypothesis, a generator with a fixed seed, and where real images may be found."""
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+mpl.use("Agg")
+
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=25,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", deadline=None, print_blob=True, max_examples=1000,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def rng():
+    """A generator that starts anew, from the same seed, in every test."""
+    return np.random.default_rng(20150518)
+
+
+@pytest.fixture
+def real_data():
+    """The folder with real images; skips where there is none."""
+    folder = Path(os.environ.get("TINYUNET_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set TINYUNET_DATA to a folder that holds them")
+    return folder
