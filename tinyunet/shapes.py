@@ -9,7 +9,6 @@ Sizes are in pixels, memory in bytes (`MIB` converts). Levels count from 0 at th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -394,8 +393,8 @@ def tile_for_budget(spec: UNetSpec, height: int, width: int, budget: int) -> int
 # Memory
 # ---------------------------------------------------------------------------------------------------------------------
 
-WORKSPACE = 32 * MIB
-"""Bytes that a convolution may use for columns at a time; see `tinyunet.rungs.im2col`."""
+WORKSPACE = 16 * MIB
+"""Bytes that a convolution uses beside its maps: the columns of one strip and their product (`tinyunet.rungs.im2col`)."""
 
 
 @lru_cache(maxsize=1024)

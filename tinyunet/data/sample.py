@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import overload
 
 from tinyunet.backend import Array
+from tinyunet.ops.loss import IGNORE
 
-IGNORE = -1
-"""The class label of a pixel that nobody annotated: it adds nothing to the loss, its gradient or any measure."""
+__all__ = ["IGNORE", "Dataset", "Sample"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""Batch normalisation (Ioffe, Szegedy 2015, algorithm 1), per channel over images and pixels. The U-Net paper has none.
+
+Training uses the mean and variance of the batch at hand; prediction uses running averages of them, so that the result for
+an image does not depend on its neighbours. M = N H W is the number of values of one channel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tinyunet.backend import Array, array_module
+from tinyunet.errors import ShapeError
+from tinyunet.ops.contract import channel_sum, check_gradient, check_map, check_param
+
+EPS = 1e-5
+"""Added to the variance, inside the root, so that a constant channel stays finite."""
+
+
+class BatchNormContext(NamedTuple):
+    """x_hat is kept, mean and variance are small; the running averages are the layer's business."""
+
+    x_hat: Array  # (N, H, W, C): (x - mean) / sqrt(var + eps)
+    gamma: Array  # (C,)
+    inv_std: Array  # (C,): 1 / sqrt(var + eps)
+    mean: Array  # (C,) of this batch
+    var: Array  # (C,) of this batch, biased: the sum of squares divided by M
+
+
+def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = EPS) -> tuple[Array, BatchNormContext]:
+    """y = gamma x_hat + beta,   x_hat = (x - mean) / sqrt(var + eps)
+
+    (N, H, W, C), (C,), (C,) -> (N, H, W, C)
+
+    The variance is taken from x - mean, not as mean(x^2) - mean^2, which cancels in float32.
+
+    Raises ShapeError for a single value per channel, whose variance says nothing.
+    """
+    _check(x, gamma, beta)
+    count = x.shape[0] * x.shape[1] * x.shape[2]
+    if count < 2:
+        raise ShapeError(f"batch_norm: shape {x.shape} has {count} value a channel; training needs 2 or more to take a variance.")
+    mean = channel_sum(x) / count
+    centred = x - mean
+    var = channel_sum(centred * centred) / count
+    inv_std = 1 / array_module(x).sqrt(var + eps)
+    x_hat = centred * inv_std
+    return gamma * x_hat + beta, BatchNormContext(x_hat, gamma, inv_std, mean, var)
+
+
+def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array, Array]:
+    """dx = gamma inv_std (dy - mean(dy) - x_hat mean(dy x_hat)),   dgamma = sum(dy x_hat),   dbeta = sum(dy)
+
+    (N, H, W, C) -> (N, H, W, C), (C,), (C,)
+
+    The two means are what mean and var owe: they depend on x too. So dx sums to zero over each channel, and a bias in
+    front of batch norm has no gradient.
+    """
+    x_hat, gamma, inv_std, _, _ = ctx
+    check_gradient("batch_norm", dy, x_hat.shape)
+    count = dy.shape[0] * dy.shape[1] * dy.shape[2]
+    dgamma, dbeta = channel_sum(dy * x_hat), channel_sum(dy)
+    dx = (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))
+    return dx, dgamma, dbeta
+
+
+class BatchNormEvalContext(NamedTuple):
+    """With fixed statistics the layer is an affine map, and this is its slope."""
+
+    x_hat: Array  # (N, H, W, C)
+    slope: Array  # (C,): gamma / sqrt(running var + eps)
+
+
+def batch_norm_eval_forward(
+    x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float = EPS
+) -> tuple[Array, BatchNormEvalContext]:
+    """y = gamma (x - mean) / sqrt(var + eps) + beta, with running mean and variance
+
+    (N, H, W, C), (C,), (C,), (C,), (C,) -> (N, H, W, C)
+    """
+    _check(x, gamma, beta)
+    inv_std = 1 / array_module(x).sqrt(var + eps)
+    x_hat = (x - mean) * inv_std
+    return gamma * x_hat + beta, BatchNormEvalContext(x_hat, gamma * inv_std)
+
+
+def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Array, Array, Array]:
+    """dx = dy gamma / sqrt(var + eps),   dgamma = sum(dy x_hat),   dbeta = sum(dy)
+
+    (N, H, W, C) -> (N, H, W, C), (C,), (C,)
+    """
+    check_gradient("batch_norm", dy, ctx.x_hat.shape)
+    return dy * ctx.slope, channel_sum(dy * ctx.x_hat), channel_sum(dy)
+
+
+def _check(x: Array, gamma: Array, beta: Array) -> None:
+    check_map("batch_norm", x)
+    check_param("batch_norm", "gamma", gamma, (x.shape[3],), x)
+    check_param("batch_norm", "beta", beta, (x.shape[3],), x)

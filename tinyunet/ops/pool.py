@@ -1,0 +1,61 @@
+"""Max-pooling 2x2 with stride 2 (section 2): keep the largest of four pixels, in every channel by itself.
+
+Letters: N images, H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tinyunet.backend import Array, array_module
+from tinyunet.errors import ShapeError
+from tinyunet.ops.contract import check_gradient, check_map
+
+WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""The four places of a window as (row, column), numbered in row-major order."""
+
+
+class MaxPoolContext(NamedTuple):
+    """Which pixel of each window won is all that the gradient needs: one byte an output, not the input."""
+
+    winner: Array  # (N, H/2, W/2, C) uint8: index into WINDOW
+
+
+def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
+    """y[n,i,j,c] = max over a,b in {0,1} of x[n, 2i+a, 2j+b, c]
+
+    (N, H, W, C) -> (N, H/2, W/2, C)
+
+    Of equal values the first in row-major order wins, on every backend. A NaN wins over numbers: it must not be hidden.
+
+    Raises ShapeError for an odd H or W: dropping a row would shift everything that comes after (section 2 asks for even sizes).
+    """
+    check_map("max_pool", x)
+    height, width = x.shape[1:3]
+    if height % 2 or width % 2:
+        raise ShapeError(f"max_pool: a {height}x{width} map is odd. Pad or crop it to {height + height % 2}x{width + width % 2}.")
+    xp = array_module(x)
+    y = x[:, 0::2, 0::2].copy()
+    winner = xp.zeros(y.shape, xp.uint8)
+    for place, (a, b) in enumerate(WINDOW[1:], start=1):
+        rival = x[:, a::2, b::2]
+        wins = ~(rival.real <= y.real) & (y == y)  # "not <=" lets a NaN win, "y == y" lets it stay
+        xp.copyto(y, rival, where=wins)
+        winner[wins] = place
+    return y, MaxPoolContext(winner)
+
+
+def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
+    """dx[n, 2i+a, 2j+b, c] = dy[n,i,j,c] if (a, b) won its window, else 0
+
+    (N, H/2, W/2, C) -> (N, H, W, C)
+
+    Written as every input pixel asking "was it me?", so that each is written once.
+    """
+    check_gradient("max_pool", dy, ctx.winner.shape)
+    xp = array_module(dy)
+    n, height, width, c = dy.shape
+    dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)
+    for place, (a, b) in enumerate(WINDOW):
+        dx[:, a::2, b::2] = xp.where(ctx.winner == place, dy, dy.dtype.type(0))
+    return dx

@@ -1,0 +1,46 @@
+"""The up-convolution as matrix products: no two windows overlap, so nothing needs to be gathered or added up.
+
+Row 2i+a of the output holds, for every input pixel j of row i, the 2 O numbers w[a] x[n,i,j]. Seen as (N, H, 2, W, 2 O) the
+output is therefore two matrix products, one for a = 0 and one for a = 1.
+"""
+
+from __future__ import annotations
+
+from tinyunet.backend import Array, array_module
+from tinyunet.ladder import Rung
+
+
+def forward(x: Array, w: Array) -> Array:
+    """y[n,i,a,j,:] = w[a] x[n,i,j], with w[a] as a matrix (2 O, C)"""
+    n, height, width, c_in = x.shape
+    c_out = w.shape[2]
+    y = array_module(x).empty((n, height, 2, width, 2 * c_out), x.dtype)
+    pixels = x.reshape(-1, c_in)
+    for a in range(2):
+        y[:, :, a] = (pixels @ w[a].reshape(2 * c_out, c_in).T).reshape(n, height, width, 2 * c_out)
+    return y.reshape(n, 2 * height, 2 * width, c_out)
+
+
+def grad_x(dy: Array, w: Array) -> Array:
+    """dx[n,i,j] = sum over a of w[a]^T dy[n,i,a,j,:]"""
+    n, rows, cols, c_out = dy.shape
+    c_in = w.shape[3]
+    by_row = dy.reshape(n, rows // 2, 2, cols // 2, 2 * c_out)
+    dx = by_row[:, :, 0].reshape(-1, 2 * c_out) @ w[0].reshape(2 * c_out, c_in)
+    dx += by_row[:, :, 1].reshape(-1, 2 * c_out) @ w[1].reshape(2 * c_out, c_in)
+    return dx.reshape(n, rows // 2, cols // 2, c_in)
+
+
+def grad_w(x: Array, dy: Array) -> Array:
+    """dw[a] = sum over n,i,j of dy[n,i,a,j,:] x[n,i,j]^T"""
+    n, height, width, c_in = x.shape
+    c_out = dy.shape[3]
+    by_row = dy.reshape(n, height, 2, width, 2 * c_out)
+    pixels = x.reshape(-1, c_in)
+    dw = array_module(x).empty((2, 2 * c_out, c_in), x.dtype)
+    for a in range(2):
+        dw[a] = by_row[:, :, a].reshape(-1, 2 * c_out).T @ pixels
+    return dw.reshape(2, 2, c_out, c_in)
+
+
+UPCONV = Rung("gemm", forward, grad_x, grad_w)
