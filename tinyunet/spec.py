@@ -40,6 +40,8 @@ class UNetSpec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"UNetSpec: {name} is {value!r}. Give a whole number of at least 1.")
+        if self.depth > 12:
+            raise ConfigError(f"UNetSpec: depth is {self.depth}. Give at most 12; even that needs images of 49,148 pixels.")
         if self.padding not in ("valid", "same"):
             raise ConfigError(f"UNetSpec: padding is {self.padding!r}. Choose 'valid' (the paper) or 'same'.")
         if self.norm not in (None, "batch"):

@@ -1,0 +1,115 @@
+"""One safetensors file that holds everything: weights, optimizer, step, spec, normalisation, classes, settings, best score.
+
+Arrays are stored by their dotted names under "model." and "optimizer."; all else is JSON in the file's metadata. A checkpoint
+can therefore be read by anything that reads safetensors, and loading one never runs code. There is no random state to store:
+every step of a run draws from a generator seeded by (seed, step), see `tinyunet.train`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinyunet.backend import Array, to_numpy
+from tinyunet.data.normalize import Normalization
+from tinyunet.errors import CheckpointError, TinyUNetError
+from tinyunet.files import atomic_write
+from tinyunet.optim import Optimizer
+from tinyunet.predict import Average, Progress, predict, predict_proba
+from tinyunet.shapes import count_params
+from tinyunet.spec import UNetSpec
+from tinyunet.unet import UNet
+
+FORMAT = 1
+"""Raised when files of an older version could no longer be read."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network together with what it needs to be used, and to be trained further."""
+
+    model: UNet
+    normalization: Normalization = field(default_factory=Normalization)
+    class_names: tuple[str, ...] = ("background", "cell")
+    step: int = 0  # steps done
+    best: dict[str, Any] | None = None  # validation scores of the best step so far, with that step
+    config: dict[str, Any] = field(default_factory=dict)  # settings of the run, see `tinyunet.train.TrainConfig`
+    optimizer: dict[str, Array] = field(default_factory=dict)  # its state, see `Optimizer.state`
+
+    def predict(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:
+        """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training; see `tinyunet.predict`."""
+        return predict(self.model, image, self.normalization, average=average, progress=progress)
+
+    def predict_proba(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:
+        """(H, W) or (H, W, C) -> (H, W, K) probabilities, normalised as in training."""
+        return predict_proba(self.model, image, self.normalization, average=average, progress=progress)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint, optimizer: Optimizer | None = None) -> None:
+    """Write a checkpoint in one step: a crash leaves the old file or the new one. Same content, same bytes.
+
+    With `optimizer` its state is stored, instead of what `checkpoint.optimizer` holds.
+
+    Raises DataError if the folder cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    moments = checkpoint.optimizer if optimizer is None else optimizer.state()
+    arrays = {f"model.{name}": to_numpy(a) for name, a in checkpoint.model.state().items()}
+    arrays |= {f"optimizer.{name}": to_numpy(a) for name, a in moments.items()}
+    about = {
+        "format": FORMAT,
+        "spec": checkpoint.model.spec.to_dict(),
+        "normalization": checkpoint.normalization.to_dict(),
+        "class_names": list(checkpoint.class_names),
+        "step": checkpoint.step,
+        "best": checkpoint.best,
+        "config": checkpoint.config,
+    }
+    with atomic_write(path) as temporary:
+        save_file(arrays, temporary, metadata={"tinyunet": json.dumps(about, sort_keys=True)})
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint and build its network, in eval mode.
+
+    Raises CheckpointError for a file that is missing, damaged, not one of ours, or from a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint. Training writes best.safetensors and last.safetensors.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}). Is it complete?") from error
+    if "tinyunet" not in metadata:
+        raise CheckpointError(f"{path}: a safetensors file, but not one of tinyunet: it has no 'tinyunet' metadata.")
+    try:
+        about = json.loads(metadata["tinyunet"])
+        if about["format"] > FORMAT:
+            raise CheckpointError(f"{path}: written by a newer tinyunet (format {about['format']}, known {FORMAT}). Upgrade.")
+        spec = UNetSpec(**about["spec"])
+        state = {name[6:]: a for name, a in arrays.items() if name.startswith("model.")}
+        if count_params(spec) > sum(a.size for a in state.values()):  # before memory is taken for what a spec merely claims
+            raise CheckpointError(f"{path}: the spec asks for {count_params(spec):,} parameters, the file holds fewer.")
+        model = UNet(spec).eval()
+        model.load_state(state)
+        return Checkpoint(
+            model=model,
+            normalization=Normalization.from_dict(about["normalization"]),
+            class_names=tuple(about["class_names"]),
+            step=int(about["step"]),
+            best=about["best"],
+            config=about["config"],
+            optimizer={name[10:]: a for name, a in arrays.items() if name.startswith("optimizer.")},
+        )
+    except CheckpointError:
+        raise
+    except (TinyUNetError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: the description in this checkpoint is damaged ({error}).") from error

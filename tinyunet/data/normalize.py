@@ -1,0 +1,74 @@
+"""From grey values to numbers around zero, the range that He initialisation is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tinyunet.backend import Array
+from tinyunet.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """x <- (x - mean) / std, per channel.
+
+    mode  "image": mean and std of each image by itself; exposures and stains may differ from image to image (the default)
+          "dataset": those of the training images, also for every image predicted later; keeps absolute brightness
+          "none": grey values as they are
+
+    Stored in every checkpoint: a network that is shown other numbers than in training fails silently.
+    """
+
+    mode: Literal["image", "dataset", "none"] = "image"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("image", "dataset", "none"):
+            raise ConfigError(f"Normalization: mode {self.mode!r} is none of 'image', 'dataset', 'none'.")
+
+    @classmethod
+    def fit(cls, mode: Literal["image", "dataset", "none"], images: Iterable[Array]) -> Normalization:
+        """The normalisation for a training set of (H, W, C) images; only "dataset" looks at them."""
+        if mode != "dataset":
+            return cls(mode)
+        count, total, squares = 0, np.zeros(1), np.zeros(1)
+        for image in images:
+            pixels = image.reshape(-1, image.shape[-1]).astype(np.float64)
+            count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels * pixels).sum(0)
+        if not count:
+            raise DataError("Normalization.fit: there are no images to take a mean of.")
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return cls(mode, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+
+    def stats(self, image: Array) -> tuple[Array, Array]:
+        """(H, W, C) -> mean (C,), std (C,) float32 for this image. A constant channel has std 1, so that it becomes 0.
+
+        Raises DataError for an image that is not finite, or has other channels than the training images.
+        """
+        channels = image.shape[-1]
+        if self.mode == "none":
+            return np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        if self.mode == "dataset":
+            if len(self.mean) != channels:
+                raise DataError(f"the image has {channels} channels, the training images had {len(self.mean)}. Convert it.")
+            return np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        mean = image.mean(axis=(0, 1), dtype=np.float64)
+        std = image.std(axis=(0, 1), dtype=np.float64)
+        if not np.isfinite(mean).all():
+            raise DataError("the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
+        return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"mode": self.mode, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Normalization:
+        """The inverse of `to_dict`."""
+        return cls(values["mode"], tuple(values["mean"]), tuple(values["std"]))

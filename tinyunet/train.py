@@ -1,0 +1,465 @@
+"""Training, without autograd: forward, loss, backward, optimizer step, each a line that you can see in `fit`.
+
+`fit` is a generator. Whoever drives it sees every step as it happens: the command line shows a progress bar, a notebook plots, a
+test takes three steps and stops.
+
+    for record in fit(model, train, val, TrainConfig(steps=500), out="runs/first"):
+        print(record.step, record.loss)
+
+Randomness: step s of a run draws from a generator seeded by (seed, s), and epoch e is shuffled by (seed, "epoch", e). So a
+run that was killed and resumed draws what it would have drawn, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tinyunet import ops, shapes
+from tinyunet.backend import Array
+from tinyunet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tinyunet.data.augment import Augment, augment_tile
+from tinyunet.data.instances import remove_small
+from tinyunet.data.normalize import Normalization
+from tinyunet.data.sample import IGNORE, Dataset, Sample
+from tinyunet.data.weight_map import PRESETS as WEIGHT_MAPS
+from tinyunet.data.weight_map import WeightMap, cached_weight_map, class_weights, separate, weight_map
+from tinyunet.errors import ConfigError, DataError, TrainingError
+from tinyunet.files import atomic_write
+from tinyunet.metrics import Scores, evaluate_pair, total
+from tinyunet.optim import SGD, Adam, Optimizer, ScheduleName, schedule
+from tinyunet.predict import MAX_MEM, Average, instances_of, predict
+from tinyunet.unet import UNet
+
+_EPOCH = 0x45504F43  # keeps the seeds of epochs apart from those of steps
+
+CONSTANT = 0.999
+"""If one class takes more than this share of all validated pixels, the network is reported as constant."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a run. Every number here is our choice except where the paper is named.
+
+    steps           optimizer steps in all
+    batch           tiles a step (the paper: 1, "large input tiles over a large batch size")
+    tile            side of the network's output in pixels, rounded up to a size that fits; 0: the size of the largest
+                    image, but at most 388, the paper's
+    optimizer       "adam", or "sgd" with momentum 0.99 as in the paper
+    lr              learning rate (the paper gives none)
+    momentum        for sgd
+    weight_decay    lambda in g + lambda w
+    schedule        "constant", "cosine", "poly" or "step", see `tinyunet.optim.schedule`
+    warmup          steps in which the learning rate grows to its value
+    weight_map      "ronneberger2015" (the paper's), "falk2019", "balance" (class balance only) or "none"
+    w0, sigma       of the weight map, if they shall differ from the preset's
+    border          pixels of background to open between touching objects, even; 0 leaves them touching
+    normalization   "image", "dataset" or "none", see `Normalization`
+    augment         see `Augment`
+    validate_every  steps between validations; 0: ten in the run
+    save_every      steps between checkpoints; 0: at every validation
+    min_size        objects with fewer pixels are removed before SEG is measured
+    max_mem         MiB for a validation
+    seed            of the order of images, tiles, augmentation and dropout
+    """
+
+    steps: int = 1000
+    batch: int = 1
+    tile: int = 0
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.99
+    weight_decay: float = 0.0
+    schedule: ScheduleName = "cosine"
+    warmup: int = 20
+    weight_map: str = "ronneberger2015"
+    w0: float | None = None
+    sigma: float | None = None
+    border: int = 2
+    normalization: Literal["image", "dataset", "none"] = "image"
+    augment: Augment = field(default_factory=Augment)
+    validate_every: int = 0
+    save_every: int = 0
+    min_size: int = 0
+    max_mem: float = MAX_MEM
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("batch", 1), ("tile", 0), ("warmup", 0), ("validate_every", 0), ("save_every", 0),
+                          ("min_size", 0), ("seed", 0), ("border", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"TrainConfig: {name} is {value!r}. Give a whole number of at least {low}.")
+        if self.optimizer not in ("adam", "sgd"):
+            raise ConfigError(f"TrainConfig: optimizer {self.optimizer!r} is neither 'adam' nor 'sgd'.")
+        if self.weight_map not in (*WEIGHT_MAPS, "balance", "none"):
+            names = ", ".join((*WEIGHT_MAPS, "balance", "none"))
+            raise ConfigError(f"TrainConfig: weight_map {self.weight_map!r} is none of {names}.")
+        schedule(self.schedule, 0, self.steps, self.warmup)  # raises for an unknown name
+
+    def weights(self) -> WeightMap | None:
+        """The weight map's settings, or None for weights of 1."""
+        if self.weight_map == "none":
+            return None
+        settings = WeightMap(w0=0.0) if self.weight_map == "balance" else WEIGHT_MAPS[self.weight_map]
+        changes = {key: getattr(self, key) for key in ("w0", "sigma") if getattr(self, key) is not None}
+        return replace(settings, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON and TOML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`; raises ConfigError for a name that does not exist."""
+        return cls(**{**_known(cls, values), "augment": Augment(**_known(Augment, values.get("augment", {})))})
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = [f.name for f in fields(kind)]
+    for name in values:
+        if name not in names:
+            raise ConfigError(f"{kind.__name__} has no setting {name!r}. It has: {', '.join(names)}.")
+    return values
+
+
+class StepRecord(NamedTuple):
+    """What one step did."""
+
+    step: int  # steps done, so the first is 1
+    loss: float
+    lr: float
+    seconds: float  # of the step: batch, forward, backward, update
+    data_seconds: float  # of these, for cutting and augmenting tiles
+    samples: tuple[str, ...]  # names of the images
+    scores: Scores | None = None  # of a validation after this step
+    notes: tuple[str, ...] = ()  # what a person should know: a new best, a constant output
+
+
+def fit(
+    model: UNet,
+    train: Sequence[Sample],
+    val: Sequence[Sample] = (),
+    config: TrainConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Iterator[StepRecord]:
+    """Train a network; yields a record after every step.
+
+    With `out` the folder receives last.safetensors (after every validation, every `save_every` steps, at the end, and when
+    the loop over the records is left early), best.safetensors (highest mean foreground IoU on `val`), log.csv, and the
+    weight maps' cache. `resume` continues from last.safetensors in that folder, and gives the same result as a run that was
+    never interrupted.
+
+    Raises ConfigError for settings that do not go together or a folder that already holds a run, DataError for images that
+    do not suit the network, TrainingError when the loss or a weight is no longer finite; last.safetensors is then the state
+    before things went wrong.
+    """
+    config = config or TrainConfig()
+    folder = Path(out) if out is not None else None
+    class_names = train.class_names if isinstance(train, Dataset) else _default_names(model)
+    _check_data(model, train, "training")
+    _check_data(model, val, "validation")
+    optimizer = make_optimizer(model, config)
+    normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
+    start, best = 0, None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        start, best, normalization = _open_run(folder, resume, model, optimizer, config, normalization)
+    prepared = prepare(train, config, normalization, folder / "weights" if folder is not None else None)
+    tile = tile_size(model, train, config)
+    validate_every = config.validate_every or max(1, config.steps // 10)
+    save_every = config.save_every or validate_every
+
+    with _Log(folder / "log.csv" if folder is not None else None, class_names, upto=start) as log:
+        model.train()
+        for step in range(start + 1, config.steps + 1):
+            began = time.perf_counter()
+            rng = np.random.default_rng((config.seed, step))
+            x, labels, weights, names = make_batch(prepared, config, tile, step, rng)
+            data_seconds = time.perf_counter() - began
+
+            model.seed_dropout(rng)
+            optimizer.lr = config.lr * schedule(config.schedule, step - 1, config.steps, config.warmup)
+            logits = model.forward(x)
+            loss, dlogits = energy(logits, labels, weights)
+            if not math.isfinite(loss):
+                raise TrainingError(_not_finite(f"the loss is {loss}", step, optimizer.lr, names, folder))
+            model.backward(dlogits)
+            optimizer.step()
+            model.zero_grad()
+            seconds = time.perf_counter() - began
+
+            scores, notes = None, []
+            last = step == config.steps
+            if last or step % validate_every == 0:
+                scores = evaluate(model, val, normalization, config, class_names) if len(val) else None
+                if scores is not None:
+                    notes += _constant_output(scores)
+                    if best is None or scores.mean_iou > best["mean_iou"]:
+                        best = {"step": step, **scores.as_dict()}
+                        notes.append(f"best so far: IoU {scores.mean_iou:.4f}")
+            if folder is not None and (last or scores is not None or step % save_every == 0):
+                if bad := next((name for name, a in model.state().items() if not np.isfinite(a).all()), None):
+                    raise TrainingError(_not_finite(f"{bad} holds NaN or infinite values", step, optimizer.lr, names, folder))
+                state = Checkpoint(model, normalization, class_names, step, best, config.to_dict())
+                if best is not None and best["step"] == step:
+                    save_checkpoint(folder / "best.safetensors", state)
+                save_checkpoint(folder / "last.safetensors", state, optimizer)
+            record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
+            log.write(record)
+            try:
+                yield record
+            except GeneratorExit:  # whoever drives the run has had enough: keep what was done since the last checkpoint
+                if folder is not None:
+                    state = Checkpoint(model, normalization, class_names, step, best, config.to_dict())
+                    save_checkpoint(folder / "last.safetensors", state, optimizer)
+                raise
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts of a step
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Prepared(NamedTuple):
+    """A sample made ready once: touching objects separated, weights computed, statistics taken."""
+
+    name: str
+    image: Array  # (H, W, C) as read
+    labels: Array  # (H, W) int32
+    weights: Array | None  # (H, W) float32; None for 1
+    mean: Array  # (C,)
+    std: Array  # (C,)
+
+
+def prepare(
+    samples: Sequence[Sample], config: TrainConfig, normalization: Normalization, cache: Path | None = None
+) -> list[Prepared]:
+    """What training needs of every sample. Weight maps are kept in the folder `cache`, if given.
+
+    Class balance is that of all samples together, so that an image with a single small cell does not weigh it a hundredfold.
+    """
+    settings = config.weights()
+    instances: list[Array | None] = []
+    labels: list[Array] = []
+    for sample in samples:
+        opened = separate(sample.instances, config.border) if sample.instances is not None and config.border else sample.instances
+        target = sample.labels
+        if opened is not None and sample.instances is not None:
+            target = np.where((sample.instances > 0) & (opened == 0) & (target != IGNORE), 0, target)
+        instances.append(opened)
+        labels.append(target.astype(np.int32))
+    balance = class_weights(labels) if settings is not None and settings.balance == "frequency" else None
+
+    def weights_of(i: int) -> Array | None:
+        if settings is None:
+            return None
+        if cache is None:
+            return weight_map(instances[i], labels[i], settings, balance)
+        return cached_weight_map(instances[i], labels[i], settings, balance, folder=cache)
+
+    return [
+        Prepared(s.name, s.image, labels[i], weights_of(i), *normalization.stats(s.image)) for i, s in enumerate(samples)
+    ]
+
+
+def make_batch(
+    prepared: Sequence[Prepared], config: TrainConfig, tile: tuple[int, int], step: int, rng: np.random.Generator
+) -> tuple[Array, Array, Array, tuple[str, ...]]:
+    """The tiles of one step (counted from 1), cut at random places and augmented.
+
+    -> x (N, in, in, C) float32, labels (N, out, out) int32, weights (N, out, out) float32, names of the samples
+
+    Samples are taken in an order that is shuffled anew in every epoch, so that all are seen equally often.
+    """
+    size_in, size_out = tile
+    tiles, names = [], []
+    for k in range((step - 1) * config.batch, step * config.batch):
+        epoch, place = divmod(k, len(prepared))
+        order = np.random.default_rng((config.seed, _EPOCH, epoch)).permutation(len(prepared))
+        sample = prepared[order[place]]
+        height, width = sample.labels.shape
+        center = (_random_center(height, size_out, rng), _random_center(width, size_out, rng))
+        one = augment_tile(
+            sample.image, sample.labels, sample.weights, center, (size_in, size_in), (size_out, size_out), config.augment, rng,
+            std=sample.std,
+        )  # fmt: skip
+        tiles.append((((one.image - sample.mean) / sample.std).astype(np.float32), one.labels, one.weights))
+        names.append(sample.name)
+    x, labels, weights = (np.stack(parts) for parts in zip(*tiles, strict=True))
+    return x, labels, weights, tuple(names)
+
+
+def energy(logits: Array, labels: Array, weights: Array | None) -> tuple[float, Array]:
+    """The loss and its gradient by the logits: softmax for several classes, sigmoid for one. See `tinyunet.ops.loss`."""
+    if logits.shape[-1] == 1:
+        loss, ctx = ops.sigmoid_cross_entropy_forward(logits, labels, weights)
+        return loss, ops.sigmoid_cross_entropy_backward(ctx)
+    loss, ctx = ops.softmax_cross_entropy_forward(logits, labels, weights)
+    return loss, ops.softmax_cross_entropy_backward(ctx)
+
+
+def make_optimizer(model: UNet, config: TrainConfig) -> Optimizer:
+    """The optimizer that the settings name."""
+    if config.optimizer == "sgd":
+        return SGD(model, config.lr, config.momentum, config.weight_decay)
+    return Adam(model, config.lr, weight_decay=config.weight_decay)
+
+
+def tile_size(model: UNet, samples: Sequence[Sample], config: TrainConfig) -> tuple[int, int]:
+    """Sides of the network's input and output in training, in pixels: the smallest that fit `config.tile`."""
+    wanted = config.tile or min(388, max(max(sample.labels.shape) for sample in samples))
+    size_in = shapes.input_size(model.spec, wanted)
+    return size_in, shapes.output_size(model.spec, size_in)
+
+
+def evaluate(
+    model: UNet,
+    samples: Sequence[Sample],
+    normalization: Normalization | None = None,
+    config: TrainConfig | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    average: Average = "none",
+) -> Scores:
+    """IoU, Dice, pixel error and SEG on annotated images, through the same overlap tiles as `predict`.
+
+    The measures are those of all images together: pixels are counted and objects are averaged over the whole set.
+    """
+    config = config or TrainConfig()
+    names = tuple(class_names or (samples.class_names if isinstance(samples, Dataset) else _default_names(model)))
+    scores = []
+    for sample in samples:
+        labels = predict(model, sample.image, normalization, max_mem=config.max_mem, average=average)
+        instances = remove_small(instances_of(labels), config.min_size) if sample.instances is not None else None
+        scores.append(evaluate_pair(labels, sample.labels, sample.instances, instances=instances, class_names=names))
+    return total(scores)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Guards, log and resuming
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _random_center(n: int, size: int, rng: np.random.Generator) -> int:
+    """A place where the output tile lies inside the image; the middle if the image is the smaller of the two."""
+    low, high = size // 2, n - size + size // 2
+    return int(rng.integers(low, high + 1)) if low < high else n // 2
+
+
+def _default_names(model: UNet) -> tuple[str, ...]:
+    count = max(model.spec.classes, 2)
+    return ("background", "cell") if count == 2 else ("background", *(f"class {k}" for k in range(1, count)))
+
+
+def _check_data(model: UNet, samples: Sequence[Sample], what: str) -> None:
+    if what == "training" and not len(samples):
+        raise DataError("fit: there are no training images.")
+    classes = max(model.spec.classes, 2)
+    for sample in samples:
+        if sample.image.shape[-1] != model.spec.channels:
+            raise DataError(
+                f"fit: {what} image {sample.name} has {sample.image.shape[-1]} channels, the network takes "
+                f"{model.spec.channels}. Make the network with channels={sample.image.shape[-1]}."
+            )
+        if sample.image.shape[:2] != sample.labels.shape:
+            raise DataError(f"fit: {what} image {sample.name} is {sample.image.shape[:2]}, its labels {sample.labels.shape}.")
+        if (highest := int(sample.labels.max(initial=IGNORE))) >= classes:
+            raise DataError(
+                f"fit: {what} image {sample.name} has label {highest}, the network has classes 0 to {classes - 1}. "
+                f"Make the network with classes={highest + 1}, or map the labels."
+            )
+    if what == "training" and all((sample.labels == IGNORE).all() for sample in samples):
+        raise DataError("fit: not one training pixel is annotated.")
+
+
+def _constant_output(scores: Scores) -> list[str]:
+    predicted = scores.confusion.sum(axis=0)
+    truth = scores.confusion.sum(axis=1)
+    k = int(predicted.argmax())
+    if predicted.sum() == 0 or predicted[k] <= CONSTANT * predicted.sum() or truth[k] > CONSTANT * truth.sum():
+        return []
+    return [
+        f"the network calls {predicted[k] / predicted.sum():.2%} of all pixels {scores.class_names[k]!r}. Early on that passes; "
+        "if it stays, lower the learning rate, or check the labels."
+    ]
+
+
+def _not_finite(what: str, step: int, lr: float, names: tuple[str, ...], folder: Path | None) -> str:
+    kept = f" {folder / 'last.safetensors'} holds the last good state, if one was saved." if folder is not None else ""
+    return (
+        f"fit: {what} at step {step} (learning rate {lr:.3g}, images {', '.join(names)}). "
+        f"Lower the learning rate, and look at these images.{kept}"
+    )
+
+
+def _open_run(
+    folder: Path, resume: bool, model: UNet, optimizer: Optimizer, config: TrainConfig, normalization: Normalization
+) -> tuple[int, dict[str, Any] | None, Normalization]:
+    """Steps done, best scores and normalisation: of a new run, or of the one in the folder, whose state is loaded."""
+    last = folder / "last.safetensors"
+    if not resume:
+        if last.exists():
+            raise ConfigError(f"fit: {folder} already holds a run. Resume it, or give another folder.")
+        return 0, None, normalization
+    if not last.exists():  # killed before the first checkpoint: nothing to lose, start anew
+        return 0, None, normalization
+    saved = load_checkpoint(last)
+    if saved.model.spec != model.spec:
+        raise ConfigError(f"fit: {last} holds {saved.model.spec}, asked for is {model.spec}. Resume with the same network.")
+    mine = config.to_dict()
+    for name, value in mine.items():
+        if saved.config.get(name) != value:
+            raise ConfigError(
+                f"fit: the run in {folder} has {name} = {saved.config.get(name)!r}, asked for is {value!r}. "
+                "Resume with the same settings, or start a new run in another folder."
+            )
+    model.load_state(saved.model.state())
+    optimizer.load_state(saved.optimizer, saved.step)
+    return saved.step, saved.best, saved.normalization
+
+
+class _Log:
+    """log.csv: one line a step; on resuming, lines after the checkpoint are dropped, for these steps are done again."""
+
+    def __init__(self, path: Path | None, class_names: Sequence[str], upto: int) -> None:
+        self.path, self.upto = path, upto
+        self.columns = ["step", "loss", "lr", "seconds", "data_seconds", "val_iou", "val_dice", "val_pixel_error", "val_seg"]
+        self.columns += [f"val_predicted_{name}" for name in class_names]
+
+    def __enter__(self) -> _Log:
+        if self.path is not None:
+            rows: list[list[str]] = []
+            if self.upto and self.path.exists():
+                with self.path.open(newline="") as file:
+                    rows = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= self.upto]
+            with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
+                csv.writer(file).writerows([self.columns, *rows])
+            self.file = self.path.open("a", newline="")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.path is not None:
+            self.file.close()
+
+    def write(self, record: StepRecord) -> None:
+        """Append a step and flush it, so that a crash loses nothing that was done."""
+        if self.path is None:
+            return
+        scores: list[Any] = [""] * (len(self.columns) - 5)
+        if record.scores is not None:
+            s = record.scores
+            shares = s.confusion.sum(axis=0) / max(s.confusion.sum(), 1)
+            scores = [f"{v:.6f}" for v in (s.mean_iou, s.mean_dice, s.pixel_error, s.seg, *shares)]
+        times = (f"{record.seconds:.4f}", f"{record.data_seconds:.4f}")
+        csv.writer(self.file).writerow([record.step, f"{record.loss:.8g}", f"{record.lr:.8g}", *times, *scores])
+        self.file.flush()
