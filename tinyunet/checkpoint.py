@@ -17,7 +17,7 @@ from tinyunet.data.normalize import Normalization
 from tinyunet.errors import CheckpointError, TinyUNetError
 from tinyunet.files import atomic_write
 from tinyunet.optim import Optimizer
-from tinyunet.predict import Average, Progress, predict, predict_proba
+from tinyunet.inference import Average, Progress, predict, predict_proba
 from tinyunet.shapes import count_params
 from tinyunet.spec import UNetSpec
 from tinyunet.unet import UNet
@@ -39,7 +39,7 @@ class Checkpoint:
     optimizer: dict[str, Array] = field(default_factory=dict)  # its state, see `Optimizer.state`
 
     def predict(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:
-        """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training; see `tinyunet.predict`."""
+        """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training; see `tinyunet.inference`."""
         return predict(self.model, image, self.normalization, average=average, progress=progress)
 
     def predict_proba(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:

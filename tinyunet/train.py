@@ -35,7 +35,7 @@ from tinyunet.errors import ConfigError, DataError, TrainingError
 from tinyunet.files import atomic_write
 from tinyunet.metrics import Scores, evaluate_pair, total
 from tinyunet.optim import SGD, Adam, Optimizer, ScheduleName, schedule
-from tinyunet.predict import MAX_MEM, Average, instances_of, predict
+from tinyunet.inference import MAX_MEM, Average, instances_of, predict
 from tinyunet.unet import UNet
 
 _EPOCH = 0x45504F43  # keeps the seeds of epochs apart from those of steps
