@@ -1,0 +1,75 @@
+"""Write the numbers of benchmarks/results into README.md, between its markers; `--check` only looks whether they are there.
+
+    python benchmarks/docs.py
+    python benchmarks/docs.py --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def numbers() -> str:
+    """The README's paragraph and table of measurements."""
+    step = json.loads((RESULTS / "step.json").read_text())
+    real = json.loads((RESULTS / "real_data.json").read_text())["tasks"]
+    demo = json.loads((RESULTS / "demo.json").read_text())
+    m = step["machine"]
+    full, small = step["paper_base64_572"], step["paper_base16_572"]
+    augment, large = step["augmentation"], step["predict_4096"]
+    rows = [
+        (f"`tinyunet demo`, {demo['kind']} cells, {demo['steps']} steps", f"{demo['seconds']:.0f} s; held-out IoU {demo['iou']:.3f}, "
+         f"SEG {demo['seg']:.3f}"),
+    ]  # fmt: skip
+    for name in ("dsb2018", "isbi2012", "u373"):
+        r, a = real[name], real[name]["plain"]
+        rows.append((
+            f"{r['title']}, {r['images'][0]} images to train on, {r['images'][1]} held out",
+            f"{r['train_seconds'] / 60:.1f} min; IoU {a['mean_iou']:.3f}, SEG {a['seg']:.3f}, pixel error {a['pixel_error']:.3f}",
+        ))  # fmt: skip
+    rows += [
+        ("one training step of the paper's network (base 64), 572x572", f"{full['seconds']:.1f} s, {full['peak_mib'] / 1024:.2f} GiB"),
+        ("the same with base 16", f"{small['seconds']:.2f} s, {small['peak_mib'] / 1024:.2f} GiB"),
+        ("elastic deformation of a 572x572 image, labels and weights", f"{augment['elastic_seconds'] * 1000:.0f} ms"),
+        ("share of a training step (base 16, depth 3) that augmentation takes", f"{step['augmentation_share']['share']:.0%}"),
+        (f"weight map, 512x512 with {step['weight_map']['cells']} cells", f"{step['weight_map']['seconds'] * 1000:.0f} ms"),
+        (
+            f"prediction of a 4096x4096 image (base {large['base']}, depth 3), budget {large['budget_mib']:.0f} MiB",
+            f"{large['seconds']:.0f} s, peak {large['peak_mib']:.0f} MiB",
+        ),
+    ]
+    lines = [
+        f"Measured on {m['processor']}, {m['cores']} cores, with NumPy {m['numpy']} ({m['blas']}) by the scripts in `benchmarks/`:",
+        "",
+        "| what | measured |",
+        "| --- | --- |",
+        *(f"| {what} | {value} |" for what, value in rows),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if README.md does not hold these numbers")
+    args = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    pattern = re.compile(r"(<!-- numbers: begin -->\n).*?(\n<!-- numbers: end -->)", re.DOTALL)
+    if not pattern.search(text):
+        sys.exit("README.md has lost its markers <!-- numbers: begin --> and <!-- numbers: end -->.")
+    new = pattern.sub(lambda match: f"{match[1]}{numbers()}{match[2]}", text)
+    if args.check and new != text:
+        sys.exit("README.md does not hold the numbers of benchmarks/results. Run `python benchmarks/docs.py`.")
+    if not args.check:
+        readme.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
