@@ -3,6 +3,7 @@
     sample        one annotated image, and a list of them
     images        reading and writing an image file
     readers       folders and files of images with masks, and the data sets of the paper
+    masks         what the numbers in a mask mean, and every way in which they can be wrong
     splits        what to train on and what to hold out
     synthetic     microscopy made on the spot, with exact labels
     instances     objects in a mask
