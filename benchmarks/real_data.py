@@ -154,7 +154,8 @@ def page(results: dict[str, Any]) -> str:
         lines.append(
             f"Network: base {spec['base']}, depth {spec['depth']}, {spec['padding']} convolutions, no batch norm, no dropout. "
             f"Training: {c['steps']} steps of {c['batch']} tile(s) with {c['tile']} px of output, {c['optimizer']}, "
-            f"learning rate {c['lr']}, schedule {c['schedule']}, weight map {c['weight_map']}, default augmentation, seed {c['seed']}."
+            f"learning rate {c['lr']}, schedule {c['schedule']}, weight map {c['weight_map']}, default augmentation, "
+            f"seed {c['seed']}."
         )
         lines += ["", f"    python benchmarks/real_data.py DATA --only {name}"]
         if "em" in r:

@@ -46,7 +46,7 @@ class UNetSpec:
             raise ConfigError(f"UNetSpec: padding is {self.padding!r}. Choose 'valid' (the paper) or 'same'.")
         if self.norm not in (None, "batch"):
             raise ConfigError(f"UNetSpec: norm is {self.norm!r}. Choose None (the paper) or 'batch'.")
-        if not 0 <= self.dropout < 1:
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ConfigError(f"UNetSpec: dropout is {self.dropout!r}. Give a rate of at least 0 and below 1.")
         for name in ("relu_after_up", "last_up_halves"):
             if not isinstance(getattr(self, name), bool):

@@ -1,0 +1,28 @@
+"""Figures: results, outlines, errors, weight maps, training curves, and a U-Net drawn to scale.
+
+Every function takes plain arrays and returns a Matplotlib `Figure`. The figures are built without pyplot: they need no
+display, keep no global state and go away with their last reference. Each carries a text alternative, `description(figure)`,
+and `save` writes it into the file.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; what must be told apart in a grey print differs in
+lightness as well.
+"""
+
+from tinyunet.plot.base import ERRORS, description, save
+from tinyunet.plot.images import Row, errors, overlay, results, weight_map
+from tinyunet.plot.network import draw_unet
+from tinyunet.plot.training import read_log, training_curves
+
+__all__ = [
+    "ERRORS",
+    "Row",
+    "description",
+    "draw_unet",
+    "errors",
+    "overlay",
+    "read_log",
+    "results",
+    "save",
+    "training_curves",
+    "weight_map",
+]
