@@ -40,3 +40,7 @@ class TrainingError(TinyUNetError, ArithmeticError):
 
 class BackendError(TinyUNetError, RuntimeError):
     """A device or a library that was asked for is not there, or arrays live on two devices."""
+
+
+class CheckError(TinyUNetError, AssertionError):
+    """A check of `tinyunet.check` found something wrong: a gradient that is no gradient, an adjoint that is none."""

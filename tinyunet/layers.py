@@ -168,8 +168,8 @@ class BatchNorm(Unary):
     def forward(self, x: Array) -> Array:
         gamma, beta = self.params["gamma"], self.params["beta"]
         if not self.training:
-            y, ctx = ops.batch_norm_eval_forward(x, gamma, beta, self.buffers["mean"], self.buffers["var"])
-            return self.remember(ctx, y)
+            y, fixed = ops.batch_norm_eval_forward(x, gamma, beta, self.buffers["mean"], self.buffers["var"])
+            return self.remember(fixed, y)
         y, ctx = ops.batch_norm_forward(x, gamma, beta)
         count = x.shape[0] * x.shape[1] * x.shape[2]
         for key, batch in (("mean", ctx.mean), ("var", ctx.var * (count / (count - 1)))):

@@ -63,6 +63,12 @@ class Optimizer:
                 f"{type(self).__name__}: the stored state does not fit, see {odd!r}. Resume with the same optimizer and network."
             )
         for name, array in mine.items():
+            if state[name].shape != array.shape:
+                raise CheckpointError(
+                    f"{type(self).__name__}: the stored {name} has shape {state[name].shape}, this network needs {array.shape}. "
+                    "Resume with the same network."
+                )
+        for name, array in mine.items():
             array[...] = state[name]
         self.steps = steps
 

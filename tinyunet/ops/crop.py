@@ -38,7 +38,8 @@ def crop_concat_forward(up: Array, skip: Array) -> tuple[Array, CropConcatContex
     if up.dtype != skip.dtype:
         raise DTypeError(f"crop_concat: up is {up.dtype} and skip is {skip.dtype}. Convert one of them.")
     crop = center_crop(skip.shape[1:3], up.shape[1:3])
-    y = array_module(up).concatenate((up, skip[_window(crop, up.shape)]), axis=3)
+    xp = array_module(up)
+    y = xp.ascontiguousarray(xp.concatenate((up, skip[_window(crop, up.shape)]), axis=3))
     return y, CropConcatContext(crop, up.shape, skip.shape)
 
 

@@ -40,7 +40,7 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = EPS) ->
     if count < 2:
         raise ShapeError(f"batch_norm: shape {x.shape} has {count} value a channel; training needs 2 or more to take a variance.")
     mean = channel_sum(x) / count
-    centred = x - mean
+    centred = array_module(x).ascontiguousarray(x - mean)
     var = channel_sum(centred * centred) / count
     inv_std = 1 / array_module(x).sqrt(var + eps)
     x_hat = centred * inv_std
@@ -60,7 +60,7 @@ def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array,
     count = dy.shape[0] * dy.shape[1] * dy.shape[2]
     dgamma, dbeta = channel_sum(dy * x_hat), channel_sum(dy)
     dx = (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))
-    return dx, dgamma, dbeta
+    return array_module(dx).ascontiguousarray(dx), dgamma, dbeta
 
 
 class BatchNormEvalContext(NamedTuple):
@@ -78,8 +78,9 @@ def batch_norm_eval_forward(
     (N, H, W, C), (C,), (C,), (C,), (C,) -> (N, H, W, C)
     """
     _check(x, gamma, beta)
-    inv_std = 1 / array_module(x).sqrt(var + eps)
-    x_hat = (x - mean) * inv_std
+    xp = array_module(x)
+    inv_std = 1 / xp.sqrt(var + eps)
+    x_hat = xp.ascontiguousarray((x - mean) * inv_std)
     return gamma * x_hat + beta, BatchNormEvalContext(x_hat, gamma * inv_std)
 
 
@@ -89,7 +90,7 @@ def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Arra
     (N, H, W, C) -> (N, H, W, C), (C,), (C,)
     """
     check_gradient("batch_norm", dy, ctx.x_hat.shape)
-    return dy * ctx.slope, channel_sum(dy * ctx.x_hat), channel_sum(dy)
+    return array_module(dy).ascontiguousarray(dy * ctx.slope), channel_sum(dy * ctx.x_hat), channel_sum(dy)
 
 
 def _check(x: Array, gamma: Array, beta: Array) -> None:

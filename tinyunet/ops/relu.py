@@ -22,7 +22,8 @@ def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
     A NaN stays a NaN. Complex numbers, in complex-step checks, are compared by their real part.
     """
     positive = ~(x.real <= 0)
-    return array_module(x).where(positive, x, x.dtype.type(0)), ReLUContext(positive)
+    xp = array_module(x)
+    return xp.ascontiguousarray(xp.where(positive, x, x.dtype.type(0))), ReLUContext(positive)
 
 
 def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
@@ -31,4 +32,5 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
     any shape -> the same shape
     """
     check_gradient("relu", dy, ctx.positive.shape)
-    return array_module(dy).where(ctx.positive, dy, dy.dtype.type(0))
+    xp = array_module(dy)
+    return xp.ascontiguousarray(xp.where(ctx.positive, dy, dy.dtype.type(0)))

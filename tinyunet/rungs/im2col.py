@@ -43,7 +43,9 @@ def _columns(rows: Array, size: int) -> Array:
     xp = array_module(rows)
     height, width, c = rows.shape
     h, q = height - size + 1, width - size + 1
-    down, right, item = rows.strides
+    # From the shape and not rows.strides: of an axis of length 1, as image[..., None] makes it, NumPy may call any stride right.
+    item = rows.itemsize
+    down, right = width * c * item, c * item
     windows = xp.lib.stride_tricks.as_strided(rows, (h, q, size, size * c), (down, right, down, item))
     return windows.reshape(h * q, size * size * c)
 
