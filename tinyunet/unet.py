@@ -240,7 +240,7 @@ class UNet:
         return self
 
     def _check_input(self, x: Array) -> None:
-        ops.contract.check_map("UNet.forward", x)
+        ops.contract.as_map("UNet.forward", x)
         if x.shape[3] != self.spec.channels:
             raise ShapeError(
                 f"UNet.forward: the image has {x.shape[3]} channels, the network takes {self.spec.channels}. "

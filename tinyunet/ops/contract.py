@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from tinyunet.backend import Array
+from tinyunet.backend import Array, array_module
 from tinyunet.errors import DTypeError, ShapeError
 
 DTYPES = ("float32", "float64", "complex128")
 """What an op takes and gives back unchanged. complex128 is there for complex-step gradient checks."""
 
 
-def check_map(who: str, x: Array) -> None:
-    """Raise unless x is an (N, H, W, C) array of a supported dtype."""
+def as_map(who: str, x: Array) -> Array:
+    """x itself, or a C-contiguous copy, if it is an (N, H, W, C) array of a supported dtype.
+
+    Results take over the memory layout of what they are computed from, so this also makes them C-contiguous.
+    """
     if x.ndim != 4:
         raise ShapeError(
             f"{who}: got an array of shape {x.shape}, expected (N, H, W, C): images, rows, columns, channels. "
@@ -18,6 +21,7 @@ def check_map(who: str, x: Array) -> None:
         )
     if x.dtype.name not in DTYPES:
         raise DTypeError(f"{who}: got dtype {x.dtype}, expected one of {', '.join(DTYPES)}. Convert with x.astype('float32').")
+    return array_module(x).ascontiguousarray(x)
 
 
 def check_param(who: str, name: str, param: Array, shape: tuple[int, ...], x: Array) -> None:
@@ -28,10 +32,11 @@ def check_param(who: str, name: str, param: Array, shape: tuple[int, ...], x: Ar
         raise DTypeError(f"{who}: {name} is {param.dtype} and the input is {x.dtype}. Convert one of them.")
 
 
-def check_gradient(who: str, dy: Array, shape: tuple[int, ...]) -> None:
-    """Raise unless an incoming gradient has the shape of the output that it is the gradient of."""
+def as_gradient(who: str, dy: Array, shape: tuple[int, ...]) -> Array:
+    """dy itself, or a C-contiguous copy, if it has the shape of the output that it is the gradient of."""
     if dy.shape != shape:
         raise ShapeError(f"{who}: dy has shape {dy.shape}, but the output of forward had {shape}. They must be equal.")
+    return array_module(dy).ascontiguousarray(dy)
 
 
 def channel_sum(a: Array) -> Array:

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
 from tinyunet import ladder
-from tinyunet.backend import Array, array_module
+from tinyunet.backend import Array
 from tinyunet.errors import ConfigError, ShapeError
-from tinyunet.ops.contract import channel_sum, check_gradient, check_map, check_param
+from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
 
 Padding = Literal["valid", "same"]
 
@@ -39,7 +39,7 @@ def conv2d_forward(x: Array, w: Array, b: Array, padding: Padding = "valid") -> 
 
     Raises ShapeError if the shapes do not go together or the image is smaller than the kernel, DTypeError for mixed dtypes.
     """
-    check_map("conv2d", x)
+    x = as_map("conv2d", x)
     if w.ndim != 4 or w.shape[0] != w.shape[1] or w.shape[0] not in (1, 3):
         raise ShapeError(f"conv2d: w has shape {w.shape}, expected (K, K, C, O) with K = 1 or 3.")
     size, _, _, c_out = w.shape
@@ -51,7 +51,7 @@ def conv2d_forward(x: Array, w: Array, b: Array, padding: Padding = "valid") -> 
             f"conv2d: a {x.shape[1]}x{x.shape[2]} map is smaller than the {size}x{size} kernel. Give at least {size}x{size}."
         )
     # A 1x1 convolution is one matrix product per image and needs no ladder.
-    y = array_module(x).ascontiguousarray(x @ w[0, 0]) if size == 1 else ladder.pick("conv3x3", x, w).forward(x, w, pad)
+    y = x @ w[0, 0] if size == 1 else ladder.pick("conv3x3", x, w).forward(x, w, pad)
     y += b
     return y, ConvContext(x, w, pad)
 
@@ -67,9 +67,9 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
     """
     x, w, pad = ctx
     size, _, c_in, c_out = w.shape
-    check_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out))
+    dy = as_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out))
     if size == 1:
-        dx = array_module(dy).ascontiguousarray(dy @ w[0, 0].T)
+        dx = dy @ w[0, 0].T
         dw = (x.reshape(-1, c_in).T @ dy.reshape(-1, c_out)).reshape(w.shape)
     else:
         rung = ladder.pick("conv3x3", x, w)

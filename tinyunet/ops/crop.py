@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DTypeError, ShapeError
-from tinyunet.ops.contract import check_gradient, check_map
+from tinyunet.ops.contract import as_gradient, as_map
 from tinyunet.shapes import Crop, center_crop
 
 
@@ -31,15 +31,14 @@ def crop_concat_forward(up: Array, skip: Array) -> tuple[Array, CropConcatContex
 
     Raises ShapeError if the skip is smaller than the up path's map, or the numbers of images differ.
     """
-    check_map("crop_concat", up)
-    check_map("crop_concat", skip)
+    up = as_map("crop_concat", up)
+    skip = as_map("crop_concat", skip)
     if up.shape[0] != skip.shape[0]:
         raise ShapeError(f"crop_concat: {up.shape[0]} images come up and {skip.shape[0]} across. They must be the same images.")
     if up.dtype != skip.dtype:
         raise DTypeError(f"crop_concat: up is {up.dtype} and skip is {skip.dtype}. Convert one of them.")
     crop = center_crop(skip.shape[1:3], up.shape[1:3])
-    xp = array_module(up)
-    y = xp.ascontiguousarray(xp.concatenate((up, skip[_window(crop, up.shape)]), axis=3))
+    y = array_module(up).concatenate((up, skip[_window(crop, up.shape)]), axis=3)
     return y, CropConcatContext(crop, up.shape, skip.shape)
 
 
@@ -49,7 +48,7 @@ def crop_concat_backward(dy: Array, ctx: CropConcatContext) -> tuple[Array, Arra
     (N, H, W, C_up + C_skip) -> (N, H, W, C_up), (N, A, B, C_skip)
     """
     channels = ctx.up_shape[3]
-    check_gradient("crop_concat", dy, (*ctx.up_shape[:3], channels + ctx.skip_shape[3]))
+    dy = as_gradient("crop_concat", dy, (*ctx.up_shape[:3], channels + ctx.skip_shape[3]))
     dskip = array_module(dy).zeros(ctx.skip_shape, dy.dtype)
     dskip[_window(ctx.crop, ctx.up_shape)] = dy[..., channels:]
     return dy[..., :channels].copy(), dskip

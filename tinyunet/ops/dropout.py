@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ConfigError
-from tinyunet.ops.contract import check_gradient
+from tinyunet.ops.contract import as_gradient
 
 
 class DropoutContext(NamedTuple):
@@ -32,7 +32,7 @@ def dropout_forward(x: Array, rate: float, rng: np.random.Generator) -> tuple[Ar
         raise ConfigError(f"dropout: rate is {rate}. Give at least 0 and less than 1.")
     xp = array_module(x)
     kept = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate)
-    return xp.ascontiguousarray(xp.where(kept, x / (1 - rate), x.dtype.type(0))), DropoutContext(kept, rate)
+    return xp.where(kept, xp.ascontiguousarray(x) / (1 - rate), x.dtype.type(0)), DropoutContext(kept, rate)
 
 
 def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
@@ -40,6 +40,5 @@ def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
 
     any shape -> the same shape
     """
-    check_gradient("dropout", dy, ctx.kept.shape)
-    xp = array_module(dy)
-    return xp.ascontiguousarray(xp.where(ctx.kept, dy / (1 - ctx.rate), dy.dtype.type(0)))
+    dy = as_gradient("dropout", dy, ctx.kept.shape)
+    return array_module(dy).where(ctx.kept, dy / (1 - ctx.rate), dy.dtype.type(0))

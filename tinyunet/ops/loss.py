@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DataError, ShapeError
-from tinyunet.ops.contract import check_map
+from tinyunet.ops.contract import as_map
 
 IGNORE = -1
 """The label of a pixel that nobody annotated."""
@@ -114,7 +114,7 @@ def sigmoid_cross_entropy_backward(ctx: LossContext) -> Array:
 
 def _factor(who: str, logits: Array, labels: Array, weights: Array | None, classes: int) -> Array:
     """w / M with zeros where ignored: (N, H, W, 1), after checking everything that can be wrong."""
-    check_map(who, logits)
+    logits = as_map(who, logits)
     xp = array_module(logits)
     if labels.shape != logits.shape[:3]:
         raise ShapeError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import channel_sum, check_gradient, check_map, check_param
+from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
 
 EPS = 1e-5
 """Added to the variance, inside the root, so that a constant channel stays finite."""
@@ -35,12 +35,12 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = EPS) ->
 
     Raises ShapeError for a single value per channel, whose variance says nothing.
     """
-    _check(x, gamma, beta)
+    x = _checked(x, gamma, beta)
     count = x.shape[0] * x.shape[1] * x.shape[2]
     if count < 2:
         raise ShapeError(f"batch_norm: shape {x.shape} has {count} value a channel; training needs 2 or more to take a variance.")
     mean = channel_sum(x) / count
-    centred = array_module(x).ascontiguousarray(x - mean)
+    centred = x - mean
     var = channel_sum(centred * centred) / count
     inv_std = 1 / array_module(x).sqrt(var + eps)
     x_hat = centred * inv_std
@@ -56,11 +56,11 @@ def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array,
     front of batch norm has no gradient.
     """
     x_hat, gamma, inv_std, _, _ = ctx
-    check_gradient("batch_norm", dy, x_hat.shape)
+    dy = as_gradient("batch_norm", dy, x_hat.shape)
     count = dy.shape[0] * dy.shape[1] * dy.shape[2]
     dgamma, dbeta = channel_sum(dy * x_hat), channel_sum(dy)
     dx = (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))
-    return array_module(dx).ascontiguousarray(dx), dgamma, dbeta
+    return dx, dgamma, dbeta
 
 
 class BatchNormEvalContext(NamedTuple):
@@ -77,10 +77,9 @@ def batch_norm_eval_forward(
 
     (N, H, W, C), (C,), (C,), (C,), (C,) -> (N, H, W, C)
     """
-    _check(x, gamma, beta)
-    xp = array_module(x)
-    inv_std = 1 / xp.sqrt(var + eps)
-    x_hat = xp.ascontiguousarray((x - mean) * inv_std)
+    x = _checked(x, gamma, beta)
+    inv_std = 1 / array_module(x).sqrt(var + eps)
+    x_hat = (x - mean) * inv_std
     return gamma * x_hat + beta, BatchNormEvalContext(x_hat, gamma * inv_std)
 
 
@@ -89,11 +88,12 @@ def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Arra
 
     (N, H, W, C) -> (N, H, W, C), (C,), (C,)
     """
-    check_gradient("batch_norm", dy, ctx.x_hat.shape)
-    return array_module(dy).ascontiguousarray(dy * ctx.slope), channel_sum(dy * ctx.x_hat), channel_sum(dy)
+    dy = as_gradient("batch_norm", dy, ctx.x_hat.shape)
+    return dy * ctx.slope, channel_sum(dy * ctx.x_hat), channel_sum(dy)
 
 
-def _check(x: Array, gamma: Array, beta: Array) -> None:
-    check_map("batch_norm", x)
+def _checked(x: Array, gamma: Array, beta: Array) -> Array:
+    x = as_map("batch_norm", x)
     check_param("batch_norm", "gamma", gamma, (x.shape[3],), x)
     check_param("batch_norm", "beta", beta, (x.shape[3],), x)
+    return x

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import check_gradient
+from tinyunet.ops.contract import as_gradient
 
 
 def mirror_index(start: int, stop: int, n: int) -> Array:
@@ -66,7 +66,7 @@ def mirror_pad_backward(dy: Array, ctx: MirrorPadContext) -> Array:
 
     Padding copies pixels, so its adjoint adds the copies up: the border is folded back onto the image.
     """
-    check_gradient("mirror_pad", dy, (dy.shape[0], len(ctx.rows), len(ctx.cols), dy.shape[3]))
+    dy = as_gradient("mirror_pad", dy, (dy.shape[0], len(ctx.rows), len(ctx.cols), dy.shape[3]))
     return _fold(_fold(dy, ctx.rows, ctx.height, axis=1), ctx.cols, ctx.width, axis=2)
 
 

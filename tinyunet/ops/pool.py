@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import check_gradient, check_map
+from tinyunet.ops.contract import as_gradient, as_map
 
 WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
 """The four places of a window as (row, column), numbered in row-major order."""
@@ -30,7 +30,7 @@ def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
 
     Raises ShapeError for an odd H or W: dropping a row would shift everything that comes after (section 2 asks for even sizes).
     """
-    check_map("max_pool", x)
+    x = as_map("max_pool", x)
     height, width = x.shape[1:3]
     if height % 2 or width % 2:
         raise ShapeError(f"max_pool: a {height}x{width} map is odd. Pad or crop it to {height + height % 2}x{width + width % 2}.")
@@ -52,7 +52,7 @@ def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
 
     Written as every input pixel asking "was it me?", so that each is written once.
     """
-    check_gradient("max_pool", dy, ctx.winner.shape)
+    dy = as_gradient("max_pool", dy, ctx.winner.shape)
     xp = array_module(dy)
     n, height, width, c = dy.shape
     dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tinyunet.backend import Array, array_module
-from tinyunet.ops.contract import check_gradient
+from tinyunet.ops.contract import as_gradient
 
 
 class ReLUContext(NamedTuple):
@@ -21,9 +21,10 @@ def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
 
     A NaN stays a NaN. Complex numbers, in complex-step checks, are compared by their real part.
     """
-    positive = ~(x.real <= 0)
     xp = array_module(x)
-    return xp.ascontiguousarray(xp.where(positive, x, x.dtype.type(0))), ReLUContext(positive)
+    x = xp.ascontiguousarray(x)
+    positive = ~(x.real <= 0)
+    return xp.where(positive, x, x.dtype.type(0)), ReLUContext(positive)
 
 
 def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
@@ -31,6 +32,5 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
 
     any shape -> the same shape
     """
-    check_gradient("relu", dy, ctx.positive.shape)
-    xp = array_module(dy)
-    return xp.ascontiguousarray(xp.where(ctx.positive, dy, dy.dtype.type(0)))
+    dy = as_gradient("relu", dy, ctx.positive.shape)
+    return array_module(dy).where(ctx.positive, dy, dy.dtype.type(0))

@@ -14,7 +14,7 @@ import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
 from tinyunet import ladder
 from tinyunet.backend import Array
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import channel_sum, check_gradient, check_map, check_param
+from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
 
 
 class UpConvContext(NamedTuple):
@@ -31,7 +31,7 @@ def upconv_forward(x: Array, w: Array, b: Array) -> tuple[Array, UpConvContext]:
 
     Raises ShapeError if the shapes do not go together, DTypeError for mixed dtypes.
     """
-    check_map("upconv", x)
+    x = as_map("upconv", x)
     if w.ndim != 4 or w.shape[:2] != (2, 2):
         raise ShapeError(f"upconv: w has shape {w.shape}, expected (2, 2, O, C).")
     check_param("upconv", "w", w, (2, 2, w.shape[2], x.shape[3]), x)
@@ -50,6 +50,6 @@ def upconv_backward(dy: Array, ctx: UpConvContext) -> tuple[Array, Array, Array]
     """
     x, w = ctx
     n, height, width, _ = x.shape
-    check_gradient("upconv", dy, (n, 2 * height, 2 * width, w.shape[2]))
+    dy = as_gradient("upconv", dy, (n, 2 * height, 2 * width, w.shape[2]))
     rung = ladder.pick("upconv2x2", x, w)
     return rung.grad_x(dy, w), rung.grad_w(x, dy), channel_sum(dy)
