@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinyunet.backend import Array, to_numpy
 from tinyunet.data.normalize import Normalization
-from tinyunet.errors import CheckpointError, TinyUNetError
+from tinyunet.errors import CheckpointError, DataError, TinyUNetError
 from tinyunet.files import atomic_write
-from tinyunet.optim import Optimizer
 from tinyunet.inference import Average, Progress, predict, predict_proba
+from tinyunet.optim import Optimizer
 from tinyunet.shapes import count_params
 from tinyunet.spec import UNetSpec
 from tinyunet.unet import UNet
@@ -54,11 +56,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, optimizer: Optimiz
 
     Raises DataError if the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     moments = checkpoint.optimizer if optimizer is None else optimizer.state()
-    arrays = {f"model.{name}": to_numpy(a) for name, a in checkpoint.model.state().items()}
-    arrays |= {f"optimizer.{name}": to_numpy(a) for name, a in moments.items()}
+    arrays = {f"model.{name}": a for name, a in checkpoint.model.state().items()}
+    arrays |= {f"optimizer.{name}": a for name, a in moments.items()}
+    arrays = {name: np.ascontiguousarray(to_numpy(a)) for name, a in arrays.items()}  # safetensors stores memory, not values
     about = {
         "format": FORMAT,
         "spec": checkpoint.model.spec.to_dict(),
@@ -68,8 +72,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, optimizer: Optimiz
         "best": checkpoint.best,
         "config": checkpoint.config,
     }
-    with atomic_write(path) as temporary:
-        save_file(arrays, temporary, metadata={"tinyunet": json.dumps(about, sort_keys=True)})
+    try:
+        with atomic_write(path) as temporary:
+            save_file(arrays, temporary, metadata={"tinyunet": json.dumps(about, sort_keys=True)})
+    except SafetensorError as error:
+        raise DataError(f"{path}: cannot be written ({error}). Is there space left?") from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -98,6 +105,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         state = {name[6:]: a for name, a in arrays.items() if name.startswith("model.")}
         if count_params(spec) > sum(a.size for a in state.values()):  # before memory is taken for what a spec merely claims
             raise CheckpointError(f"{path}: the spec asks for {count_params(spec):,} parameters, the file holds fewer.")
+        if odd := next((name for name, a in state.items() if a.dtype.kind != "f"), None):
+            raise TypeError(f"{odd} is {state[odd].dtype}, not floating point")
+        if not isinstance(about["config"], dict) or not isinstance(about["best"], dict | None):
+            raise TypeError("settings and best scores are not dictionaries")
+        if not all(isinstance(name, str) for name in about["class_names"]):
+            raise TypeError(f"class names are {about['class_names']}")
         model = UNet(spec).eval()
         model.load_state(state)
         return Checkpoint(
@@ -111,5 +124,5 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     except CheckpointError:
         raise
-    except (TinyUNetError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (TinyUNetError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: the description in this checkpoint is damaged ({error}).") from error

@@ -25,7 +25,7 @@ Average = Literal["none", "mirror4", "dihedral8", "rotate7"]
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and of all tiles."""
 
-MAX_MEM = 1024
+MAX_MEM = 1024.0
 """Default memory budget of a prediction, in MiB."""
 
 BASELINE = 160 * shapes.MIB
@@ -44,7 +44,7 @@ class TileResult(NamedTuple):
 
     rows: slice
     cols: slice
-    proba: Array  # (h, w, K) float32
+    proba: Array  # (h, w, K), float32 as the network
 
 
 def predict_tiles(
@@ -72,25 +72,29 @@ def predict_tiles(
     image that is not finite, ShapeError for one with the wrong number of channels.
     """
     if average not in _VIEWS:
-        raise ConfigError(f"predict_tiles: average {average!r} is none of {', '.join(_VIEWS)}.")
+        raise ConfigError(
+            f"predict_tiles: average {average!r} is none of {', '.join(_VIEWS)}. 'rotate7' needs the whole image: see `predict`."
+        )
     image = as_image(image, model.spec.channels)
     mean, std = (normalization or Normalization()).stats(image)
     height, width = image.shape[:2]
     if tile is None:
-        weights = sum(array.nbytes for array in model.state().values())
-        budget = int(max_mem * shapes.MIB) - BASELINE - image.nbytes - weights - reserved
-        tile = shapes.tile_for_budget(model.spec, height, width, budget)
+        tile = _tile_for_budget(model, image, max_mem, reserved)
     rows, cols = (shapes.tile_spans(model.spec, n, tile) for n in (height, width))
+    dtype = model.head.params["w"].dtype
     with _eval_mode(model):
         for done, (row, col) in enumerate(((row, col) for row in rows for col in cols), start=1):
-            window = image[
-                mirror_index(row.in_start, row.in_stop, height)[:, None], mirror_index(col.in_start, col.in_stop, width)
-            ]
-            x = ((window - mean) / std).astype(np.float32)[None]
+            pixels = np.ix_(mirror_index(row.in_start, row.in_stop, height), mirror_index(col.in_start, col.in_stop, width))
+            x = image[pixels].astype(dtype)[None]
+            x -= mean
+            x /= std
             if not np.isfinite(x).all():
                 raise DataError("predict: the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
-            views = [_forward(model, x, view) for view in _VIEWS[average]]
-            proba = sum(views[1:], views[0]) / len(views)
+            views = _VIEWS[average]
+            proba = _forward(model, x, views[0])
+            for view in views[1:]:
+                proba += _forward(model, x, view)
+            proba /= len(views)
             (top, bottom), (left, right) = ((s.offset, s.offset + s.stop - s.start) for s in (row, col))
             yield TileResult(slice(row.start, row.stop), slice(col.start, col.stop), proba[0, top:bottom, left:right])
             if progress:
@@ -109,7 +113,7 @@ def predict_proba(
 ) -> Array:
     """Class probabilities of every pixel of an image of any size.
 
-    (H, W) or (H, W, C) -> (H, W, K) float32
+    (H, W) or (H, W, C) -> (H, W, K) in the dtype of the network's weights, float32 unless they were converted
 
     Arguments as for `predict_tiles`, and `average="rotate7"`: mean over seven rotations by multiples of 360/7 degrees, for
     the "7 rotated versions" of the paper's EM result (section 4; it does not say which angles).
@@ -117,7 +121,7 @@ def predict_proba(
     image = as_image(image, model.spec.channels)
     if average == "rotate7":
         return _rotated_mean(model, image, normalization, 7, tile=tile, max_mem=max_mem, progress=progress)
-    proba = np.empty((*image.shape[:2], max(model.spec.classes, 2)), np.float32)
+    proba = np.empty((*image.shape[:2], max(model.spec.classes, 2)), model.head.params["w"].dtype)
     for part in predict_tiles(
         model, image, normalization, tile=tile, max_mem=max_mem, average=average, progress=progress, reserved=proba.nbytes
     ):
@@ -160,7 +164,8 @@ def instances_of(labels: Array, min_size: int = 0) -> Array:
 
     Components of fewer than `min_size` pixels are removed.
     """
-    return remove_small(components(labels > 0, connectivity=4), min_size)
+    instances = components(labels > 0, connectivity=4)
+    return instances if min_size in (0, 1) else remove_small(instances, min_size)  # which sorts all pixels
 
 
 def as_image(image: Array, channels: int) -> Array:
@@ -181,6 +186,46 @@ def as_image(image: Array, channels: int) -> Array:
     if not image.size or image.dtype.kind not in "buif":
         raise DataError(f"predict: an image of shape {image.shape} and dtype {image.dtype} cannot be segmented.")
     return image
+
+
+def _tile_for_budget(model: UNet, image: Array, max_mem: float, reserved: int) -> int:
+    """The largest tile that lets everything fit into `max_mem` MiB: what there is anyway, the network, and what is around it.
+
+    Around the network's maps, for every pixel of the tile: the input x, the mean over views and the tile before. At the
+    end the maps are gone, and the softmax holds three arrays more. Both grow with the tile as the maps do, so the budget
+    is shared in that proportion.
+    """
+    spec, (height, width) = model.spec, image.shape[:2]
+    itemsize = model.head.params["w"].dtype.itemsize
+    taken = BASELINE + image.nbytes + sum(array.nbytes for array in model.state().values()) + reserved
+    budget = (int(max_mem * shapes.MIB) - taken) * 4 // itemsize  # `tinyunet.shapes` counts in float32
+    try:
+        tile = shapes.tile_for_budget(spec, height, width, budget)
+        maps = shapes.forward_bytes(spec, tile) - shapes.WORKSPACE
+        x, proba = 4 * tile**2 * spec.channels, 4 * tile**2 * max(spec.classes, 2)
+        share = maps / max(maps + x + 2 * proba, x + 5 * proba)
+        tile = shapes.tile_for_budget(spec, height, width, shapes.WORKSPACE + int((budget - shapes.WORKSPACE) * share))
+    except ConfigError as error:
+        raise ConfigError(
+            f"predict: max_mem is {max_mem:g} MiB, of which process, image, weights and result take "
+            f"{taken / shapes.MIB:.0f} MiB. For tiles, {error}"
+        ) from None
+    return _tightened(model, height, width, tile)
+
+
+def _tightened(model: UNet, height: int, width: int, tile: int) -> int:
+    """The smallest tile that needs no more tiles: two tiles of 3500 pixels cover 4096 no better than two of 2140 do."""
+
+    def count(tile: int) -> tuple[int, ...]:
+        return tuple(len(shapes.tile_spans(model.spec, n, tile)) for n in (height, width))
+
+    wanted, step = count(tile), shapes.size_step(model.spec)
+    try:
+        while count(tile - step) == wanted:
+            tile -= step
+    except ShapeError:  # a smaller tile would keep no pixel
+        pass
+    return tile
 
 
 def _label_dtype(model: UNet) -> type[np.unsignedinteger]:
@@ -229,24 +274,25 @@ def _rotated_mean(
         matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         size = np.ceil(np.abs(matrix) @ [height, width] - 1e-9).astype(int)  # the rotated image's bounding box
         middle = (size - 1) / 2
-        canvas = np.stack(
-            [
-                affine_transform(plane, matrix, centre - matrix @ middle, tuple(size), order=1, mode="mirror")
-                for plane in np.moveaxis(standard, -1, 0)
-            ],
-            axis=-1,
-        )
-        proba = predict_proba(
+        canvas = np.empty((*size, standard.shape[-1]), np.float32)
+        for k, plane in enumerate(np.moveaxis(standard, -1, 0)):
+            canvas[..., k] = affine_transform(plane, matrix, centre - matrix @ middle, tuple(size), order=1, mode="mirror")
+        proba = np.empty((*size, total.shape[-1]), np.float32)
+        held = image.nbytes + standard.nbytes + total.nbytes + proba.nbytes
+        for part in predict_tiles(
             model,
             canvas,
             Normalization("none"),
             tile=tile,
             max_mem=max_mem,
             progress=_part_of(progress, turn, turns),
-        )
+            reserved=held,
+        ):
+            proba[part.rows, part.cols] = part.proba
         back = matrix.T
         for k, plane in enumerate(np.moveaxis(proba, -1, 0)):
             total[..., k] += affine_transform(plane, back, middle - back @ centre, (height, width), order=1, mode="nearest")
+        del canvas, proba, plane, part  # the next turn's budget does not know of them
     return total / turns
 
 
@@ -257,10 +303,12 @@ def _part_of(progress: Progress | None, turn: int, turns: int) -> Progress | Non
 @contextmanager
 def _eval_mode(model: UNet) -> Iterator[None]:
     """Eval mode inside the block, the mode from before after it."""
-    training = model.training
+    training, remembering = model.training, model.head.remembering
     model.eval()
     try:
         yield
     finally:
         if training:
             model.train()
+        else:
+            model.eval(remembering)

@@ -33,9 +33,9 @@ from tinyunet.data.weight_map import PRESETS as WEIGHT_MAPS
 from tinyunet.data.weight_map import WeightMap, cached_weight_map, class_weights, separate, weight_map
 from tinyunet.errors import ConfigError, DataError, TrainingError
 from tinyunet.files import atomic_write
+from tinyunet.inference import MAX_MEM, Average, instances_of, predict
 from tinyunet.metrics import Scores, evaluate_pair, total
 from tinyunet.optim import SGD, Adam, Optimizer, ScheduleName, schedule
-from tinyunet.inference import MAX_MEM, Average, instances_of, predict
 from tinyunet.unet import UNet
 
 _EPOCH = 0x45504F43  # keeps the seeds of epochs apart from those of steps
@@ -168,6 +168,13 @@ def fit(
     class_names = train.class_names if isinstance(train, Dataset) else _default_names(model)
     _check_data(model, train, "training")
     _check_data(model, val, "validation")
+    if len(class_names) != (classes := max(model.spec.classes, 2)):
+        raise DataError(
+            f"fit: the data name {len(class_names)} classes ({', '.join(class_names)}), the network has {classes}. "
+            "Name every class in the data set, or make the network with as many classes."
+        )
+    if resume and out is None:
+        raise ConfigError("fit: there is no run to resume without its folder. Give out=...")
     optimizer = make_optimizer(model, config)
     normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
     start, best = 0, None
@@ -192,10 +199,12 @@ def fit(
             logits = model.forward(x)
             loss, dlogits = energy(logits, labels, weights)
             if not math.isfinite(loss):
+                model.train()  # drops what the forward pass remembered
                 raise TrainingError(_not_finite(f"the loss is {loss}", step, optimizer.lr, names, folder))
             model.backward(dlogits)
             optimizer.step()
             model.zero_grad()
+            _check_finite({**model.state(), **optimizer.state()}, step, optimizer.lr, names, folder)
             seconds = time.perf_counter() - began
 
             scores, notes = None, []
@@ -204,18 +213,17 @@ def fit(
                 scores = evaluate(model, val, normalization, config, class_names) if len(val) else None
                 if scores is not None:
                     notes += _constant_output(scores)
-                    if best is None or scores.mean_iou > best["mean_iou"]:
+                    # NaN where there is no foreground, neither true nor predicted: nothing to be best at.
+                    if not math.isnan(scores.mean_iou) and (best is None or scores.mean_iou > best["mean_iou"]):
                         best = {"step": step, **scores.as_dict()}
                         notes.append(f"best so far: IoU {scores.mean_iou:.4f}")
+            record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
+            log.write(record)  # before the checkpoint: a resumed run drops lines that are too many, but cannot add one
             if folder is not None and (last or scores is not None or step % save_every == 0):
-                if bad := next((name for name, a in model.state().items() if not np.isfinite(a).all()), None):
-                    raise TrainingError(_not_finite(f"{bad} holds NaN or infinite values", step, optimizer.lr, names, folder))
                 state = Checkpoint(model, normalization, class_names, step, best, config.to_dict())
                 if best is not None and best["step"] == step:
                     save_checkpoint(folder / "best.safetensors", state)
                 save_checkpoint(folder / "last.safetensors", state, optimizer)
-            record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
-            log.write(record)
             try:
                 yield record
             except GeneratorExit:  # whoever drives the run has had enough: keep what was done since the last checkpoint
@@ -373,6 +381,10 @@ def _check_data(model: UNet, samples: Sequence[Sample], what: str) -> None:
             )
         if sample.image.shape[:2] != sample.labels.shape:
             raise DataError(f"fit: {what} image {sample.name} is {sample.image.shape[:2]}, its labels {sample.labels.shape}.")
+        if sample.image.dtype.kind == "f" and not np.isfinite(sample.image).all():
+            raise DataError(
+                f"fit: {what} image {sample.name} holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num."
+            )
         if (highest := int(sample.labels.max(initial=IGNORE))) >= classes:
             raise DataError(
                 f"fit: {what} image {sample.name} has label {highest}, the network has classes 0 to {classes - 1}. "
@@ -392,6 +404,14 @@ def _constant_output(scores: Scores) -> list[str]:
         f"the network calls {predicted[k] / predicted.sum():.2%} of all pixels {scores.class_names[k]!r}. Early on that passes; "
         "if it stays, lower the learning rate, or check the labels."
     ]
+
+
+def _check_finite(
+    arrays: dict[str, Array], step: int, lr: float, names: tuple[str, ...], folder: Path | None
+) -> None:
+    """After every step, so that no checkpoint ever holds anything else."""
+    if bad := next((name for name, a in arrays.items() if not np.isfinite(a).all()), None):
+        raise TrainingError(_not_finite(f"{bad} holds NaN or infinite values", step, lr, names, folder))
 
 
 def _not_finite(what: str, step: int, lr: float, names: tuple[str, ...], folder: Path | None) -> str:
@@ -441,7 +461,8 @@ class _Log:
             rows: list[list[str]] = []
             if self.upto and self.path.exists():
                 with self.path.open(newline="") as file:
-                    rows = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= self.upto]
+                    whole = [row for row in csv.reader(file) if len(row) == len(self.columns)]  # a power cut may tear a line
+                    rows = [row for row in whole if row[0].isdigit() and int(row[0]) <= self.upto]
             with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
                 csv.writer(file).writerows([self.columns, *rows])
             self.file = self.path.open("a", newline="")

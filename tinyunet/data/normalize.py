@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,11 @@ class Normalization:
     def __post_init__(self) -> None:
         if self.mode not in ("image", "dataset", "none"):
             raise ConfigError(f"Normalization: mode {self.mode!r} is none of 'image', 'dataset', 'none'.")
+        usable = all(map(math.isfinite, self.mean)) and all(0 < s < math.inf for s in self.std)
+        if len(self.mean) != len(self.std) or not usable:
+            raise ConfigError(
+                f"Normalization: mean {self.mean} and std {self.std}: give a number and a positive number for every channel."
+            )
 
     @classmethod
     def fit(cls, mode: Literal["image", "dataset", "none"], images: Iterable[Array]) -> Normalization:
@@ -43,8 +49,10 @@ class Normalization:
         if not count:
             raise DataError("Normalization.fit: there are no images to take a mean of.")
         mean = total / count
+        if not np.isfinite(mean).all():
+            raise DataError("Normalization.fit: an image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        return cls(mode, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+        return cls(mode, tuple(mean.tolist()), tuple(_or_one(std, mean).tolist()))
 
     def stats(self, image: Array) -> tuple[Array, Array]:
         """(H, W, C) -> mean (C,), std (C,) float32 for this image. A constant channel has std 1, so that it becomes 0.
@@ -59,10 +67,10 @@ class Normalization:
                 raise DataError(f"the image has {channels} channels, the training images had {len(self.mean)}. Convert it.")
             return np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         mean = image.mean(axis=(0, 1), dtype=np.float64)
-        std = image.std(axis=(0, 1), dtype=np.float64)
         if not np.isfinite(mean).all():
             raise DataError("the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
-        return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)
+        std = image.std(axis=(0, 1), dtype=np.float64)
+        return mean.astype(np.float32), _or_one(std, mean).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -72,3 +80,8 @@ class Normalization:
     def from_dict(cls, values: dict[str, Any]) -> Normalization:
         """The inverse of `to_dict`."""
         return cls(values["mode"], tuple(values["mean"]), tuple(values["std"]))
+
+
+def _or_one(std: Array, mean: Array) -> Array:
+    """std, and 1 for a constant channel: in floating point its std is not 0 but what rounding the mean left over."""
+    return np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
