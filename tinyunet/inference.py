@@ -66,7 +66,8 @@ def predict_tiles(
     max_mem   MiB for everything: the process, the image, the weights, one tile in the network, and `reserved` bytes
               that the caller needs for results
     average   "mirror4": mean over the image and its three mirror images, as the authors' release does; "dihedral8": over
-              all eight flips and quarter turns. (The release averages scores; we average probabilities.)
+              all eight flips and quarter turns. (The release averages scores; we average probabilities.) Each tile is
+              turned by itself, with its mirrored border, so that the memory budget holds
 
     The network is put in eval mode for the duration. Raises ConfigError for an impossible tile or budget, DataError for an
     image that is not finite, ShapeError for one with the wrong number of channels.

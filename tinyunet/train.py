@@ -27,7 +27,7 @@ from tinyunet.backend import Array
 from tinyunet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tinyunet.data.augment import Augment, augment_tile
 from tinyunet.data.instances import remove_small
-from tinyunet.data.normalize import Normalization
+from tinyunet.data.normalize import Mode, Normalization
 from tinyunet.data.sample import IGNORE, Dataset, Sample
 from tinyunet.data.weight_map import PRESETS as WEIGHT_MAPS
 from tinyunet.data.weight_map import WeightMap, cached_weight_map, class_weights, separate, weight_map
@@ -59,9 +59,10 @@ class TrainConfig:
     schedule        "constant", "cosine", "poly" or "step", see `tinyunet.optim.schedule`
     warmup          steps in which the learning rate grows to its value
     weight_map      "ronneberger2015" (the paper's), "falk2019", "balance" (class balance only) or "none"
-    w0, sigma       of the weight map, if they shall differ from the preset's
+    w0, sigma, balance   of the weight map, if they shall differ from the preset's; balance "none" keeps the weight of the
+                    borders, but lets rare classes be rare: outlines then lie where they are likeliest, not further out
     border          pixels of background to open between touching objects, even; 0 leaves them touching
-    normalization   "image", "dataset" or "none", see `Normalization`
+    normalization   "image", "percentile" (for fluorescence), "dataset" or "none", see `Normalization`
     augment         see `Augment`
     validate_every  steps between validations; 0: ten in the run
     save_every      steps between checkpoints; 0: at every validation
@@ -82,8 +83,9 @@ class TrainConfig:
     weight_map: str = "ronneberger2015"
     w0: float | None = None
     sigma: float | None = None
+    balance: Literal["frequency", "distance", "none"] | None = None
     border: int = 2
-    normalization: Literal["image", "dataset", "none"] = "image"
+    normalization: Mode = "image"
     augment: Augment = field(default_factory=Augment)
     validate_every: int = 0
     save_every: int = 0
@@ -109,7 +111,7 @@ class TrainConfig:
         if self.weight_map == "none":
             return None
         settings = WeightMap(w0=0.0) if self.weight_map == "balance" else WEIGHT_MAPS[self.weight_map]
-        changes = {key: getattr(self, key) for key in ("w0", "sigma") if getattr(self, key) is not None}
+        changes = {key: getattr(self, key) for key in ("w0", "sigma", "balance") if getattr(self, key) is not None}
         return replace(settings, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -344,6 +346,7 @@ def evaluate(
     The measures are those of all images together: pixels are counted and objects are averaged over the whole set.
     """
     config = config or TrainConfig()
+    normalization = normalization or Normalization(config.normalization)
     names = tuple(class_names or (samples.class_names if isinstance(samples, Dataset) else _default_names(model)))
     scores = []
     for sample in samples:
@@ -427,6 +430,8 @@ def _open_run(
 ) -> tuple[int, dict[str, Any] | None, Normalization]:
     """Steps done, best scores and normalisation: of a new run, or of the one in the folder, whose state is loaded."""
     last = folder / "last.safetensors"
+    for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
+        leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
     if not resume:
         if last.exists():
             raise ConfigError(f"fit: {folder} already holds a run. Resume it, or give another folder.")

@@ -113,7 +113,7 @@ def test_json_round_trip(mode):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("median",), r"mode 'median' is none of 'image', 'dataset', 'none'"),
+        (("median",), r"mode 'median' is none of 'image', 'percentile', 'dataset', 'none'"),
         (("dataset", (1.0,), ()), r"mean \(1\.0,\) and std \(\): give a number and a positive number for every channel"),
         (("dataset", (1.0,), (0.0,)), r"a positive number for every channel"),
         (("dataset", (float("nan"),), (1.0,)), r"mean \(nan,\)"),
@@ -123,3 +123,27 @@ def test_impossible_normalisations(arguments, text):
     """An unknown mode, or a mean and std that nothing can be normalised with, are refused."""
     with pytest.raises(ConfigError, match=text):
         Normalization(*arguments)
+
+
+def test_percentiles_put_nearly_all_values_between_minus_2_and_2(rng):
+    """mean is the middle of the 1st and 99.8th percentile, std a quarter of their distance, whatever a few pixels say."""
+    image = rng.integers(40, 60, (50, 60, 2)).astype(np.uint16)
+    image[0, 0] = 60000  # a hot pixel
+    mean, std = Normalization("percentile").stats(image)
+    low, high = np.percentile(image, (1, 99.8), axis=(0, 1))
+    np.testing.assert_allclose(mean, (low + high) / 2)
+    np.testing.assert_allclose(std, (high - low) / 4)
+    assert np.abs((image[1:] - mean) / std).max() < 2.5
+
+
+def test_percentiles_do_not_depend_on_how_many_cells_there_are():
+    """The same cell gets the same value in a full and in a nearly empty image; by mean and std it would not."""
+    few, many = np.zeros((100, 100, 1), np.uint8), np.zeros((100, 100, 1), np.uint8)
+    few[:10, :10], many[:60] = 200, 200
+
+    def cell(mode, image):
+        mean, std = Normalization(mode).stats(image)
+        return float(((200 - mean) / std)[0])
+
+    assert cell("percentile", few) == cell("percentile", many) == 2
+    assert cell("image", few) > 5 * cell("image", many)

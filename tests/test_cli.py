@@ -1,0 +1,417 @@
+"""The command line, mostly as people use it: real processes, real files, a real Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tinyunet as tu
+from tinyunet import cli
+from tinyunet.config import read_tables
+from tinyunet.data.images import read_mask, write_image
+from tinyunet.errors import DataError
+from tinyunet.shapes import count_params
+
+ROOT = Path(tu.__file__).parents[1]
+ENVIRONMENT = {
+    **os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "100",
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+}  # fmt: skip
+COMMANDS = ("demo", "train", "predict", "evaluate", "shapes")
+TINY = ("--base", "2", "--depth", "1", "--tile", "20", "--dropout", "0")
+
+
+def start(*arguments, cwd):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "tinyunet", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments, cwd, code=0):
+    """Run the command to its end -> stdout; stderr if it was to fail."""
+    with start(*arguments, cwd=cwd) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == code, out + err
+    return out if code == 0 else err
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """The command in this process: quicker, for what needs no files. -> exit code, stdout, stderr"""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tinyunet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def one_line(text):
+    """A text without the line breaks and frames that a narrow terminal puts in."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with five small images of cells, masks 0 and 255, and a run of six steps on them."""
+    folder = tmp_path_factory.mktemp("cli")
+    cells = tu.synthetic("phase", n=5, size=48, rng=np.random.default_rng(5))
+    for name in ("images", "masks"):
+        (folder / "cells" / name).mkdir(parents=True)
+    for sample in cells:
+        write_image(folder / "cells" / "images" / f"{sample.name}.png", sample.image)
+        tu.write_labels(folder / "cells" / "masks" / f"{sample.name}.png", 255 * sample.labels)
+    folder.joinpath("said").write_text(
+        run("train", "cells", "--label-map", "0:0,255:1", "--instances", "components", *TINY, "--steps", 6, "--out", "runs/a",
+            cwd=folder)
+    )  # fmt: skip
+    return folder
+
+
+# ---- training ----
+
+
+def test_training_tells_and_writes_what_it_should(work):
+    """Data, network and a line with loss, speed and time left; checkpoints, log, curves and settings in the folder."""
+    said = (work / "said").read_text()
+    assert "4 images to train on, 1 to validate; classes background, cell" in said
+    assert f"base 2, depth 1, valid padding: {count_params(tu.preset('paper', base=2, depth=1))} parameters" in said
+    assert re.search(r"training  3/6  loss \d\.\d{4}  IoU \d\.\d{3}  [\d.]+ (steps/s|s/step)  \d+ s left", said)
+    assert re.search(r"training  6/6  .* took \d+ s", said)
+    assert "tinyunet predict runs/a/best.safetensors IMAGES" in said
+    names = {path.name for path in (work / "runs" / "a").iterdir()}
+    assert names == {"best.safetensors", "last.safetensors", "config.toml", "curves.png", "log.csv", "weights"}
+    assert len((work / "runs" / "a" / "log.csv").read_text().splitlines()) == 1 + 6
+    assert tu.load_checkpoint(work / "runs" / "a" / "last.safetensors").step == 6
+
+
+def test_the_written_settings_repeat_the_run_bit_for_bit(work, tmp_path):
+    """config.toml is complete: from another folder, it makes the same checkpoint. An option given beside it wins."""
+    settings = work / "runs" / "a" / "config.toml"
+    assert set(read_tables(settings)["network"]) == {"preset", *tu.UNetSpec().to_dict()}
+    run("train", "--config", settings, "--out", "again", cwd=tmp_path)
+    assert (tmp_path / "again" / "last.safetensors").read_bytes() == (work / "runs" / "a" / "last.safetensors").read_bytes()
+    assert (tmp_path / "again" / "config.toml").read_text() == settings.read_text()
+    said = run("train", "--config", settings, "--steps", 2, "--no-augment", "--val", 0, cwd=tmp_path)
+    assert "run      runs/cells" in said
+    again = tu.load_checkpoint(tmp_path / "runs" / "cells" / "last.safetensors")
+    assert (again.step, again.config["tile"], again.config["augment"]["elastic"]) == (2, 20, 0)
+
+
+def test_a_finished_run_has_nothing_to_resume(work):
+    """Resuming it is no error, and changes nothing."""
+    before = (work / "runs" / "a" / "last.safetensors").read_bytes()
+    assert "This run has all its 6 steps" in run("train", "--resume", "--out", "runs/a", cwd=work)
+    assert (work / "runs" / "a" / "last.safetensors").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process on Windows cannot be sent Ctrl-C")
+def test_ctrl_c_saves_and_says_how_to_go_on(work):
+    """SIGINT: exit code 130, a checkpoint of the last step in the log, a command that goes on from there; SIGTERM likewise."""
+    arguments = ["train", "cells", "--label-map", "0:0,255:1", *TINY, "--steps", 100_000, "--out", "runs/b c"]
+    done = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with start(*arguments, cwd=work) as process:
+            first = next(line for line in process.stdout if line.startswith("training"))
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, out + err
+        assert f"{done + 1}/100000" in first
+        assert "finishing the step in progress" in err
+        done = int(re.search(r"Interrupted after step (\d+) of 100000. Saved runs/b c/last.safetensors. Go on with:", out)[1])
+        assert tu.load_checkpoint(work / "runs" / "b c" / "last.safetensors").step == done
+        assert len((work / "runs" / "b c" / "log.csv").read_text().splitlines()) == 1 + done
+        assert (work / "runs" / "b c" / "curves.png").stat().st_size > 0
+        assert out.splitlines()[-1] == "    tinyunet train --resume --out 'runs/b c'"
+        arguments = ["train", "--resume", "--out", "runs/b c"]
+
+
+def test_the_second_ctrl_c_stops_at_once():
+    """The first is noted while a step runs; the second, or any one outside of training, ends the work where it is."""
+    signals = cli._Signals()
+    with pytest.raises(cli._StopError):
+        signals(signal.SIGINT, None)
+    signals.patient = True
+    signals(signal.SIGINT, None)
+    assert signals.asked
+    with pytest.raises(cli._StopError):
+        signals(signal.SIGINT, None)
+
+
+def test_a_loss_that_is_not_finite_ends_with_code_1(work):
+    """Training that goes wrong is told from wrong options: exit code 1, one line with step and remedy."""
+    diverging = ["--steps", 50, "--optimizer", "sgd", "--lr", 1e30, "--out", "runs/nan"]
+    arguments = ["train", "cells", "--label-map", "0:0,255:1", *TINY, *diverging]
+    environment = {**ENVIRONMENT, "PYTHONWARNINGS": "ignore"}  # NumPy warns of the overflow that is meant here
+    command = [sys.executable, "-m", "tinyunet", *map(str, arguments)]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: fit: .* at step \d+ \(learning rate .*Lower the learning rate.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cells", "--out", "runs/a"], "train: runs/a already holds a run. Go on with it by --resume --out runs/a"),
+        (["--resume"], "train: --resume goes on with a run. Say which"),
+        (["--resume", "--out", "runs/none"], "train: runs/none holds no run: there is no runs/none/config.toml"),
+        (["--resume", "--out", "runs/a", "--config", "x.toml"], "Leave --config out"),
+        (["cells", "--out", "o"], "--label-map 0:0,255:1"),
+        ([], "no images are named"),
+        (["cells", "--steps", "0"], "TrainConfig: steps is 0"),
+        (["cells", "--optimizer", "adamw"], "options: [train] optimizer is 'adamw'. Choose one of: adam, sgd."),
+        (["cells", "--label-map", "0:0,255:1", "--preset", "vnet"], "there is no preset 'vnet'"),
+        (["cells", "--label-map", "0:0,255:1", "--out", "cells/images/phase-000.png"], "the folder cannot be made"),
+    ],
+)
+def test_wrong_training_options_are_one_red_line_and_code_2(work, main, monkeypatch, arguments, says):
+    """What is refused is said on stderr in one line, with what to do."""
+    monkeypatch.chdir(work)
+    code, _, err = main("train", *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+# ---- prediction ----
+
+
+def test_predict_writes_what_is_asked_for(work, tmp_path):
+    """Labels, 16-bit instances, probabilities and overlays of a folder, the numbers being those of the library."""
+    options = ["--out", tmp_path, "--proba", "--overlay", "--min-size", 5]
+    said = run("predict", "runs/a/best.safetensors", "cells/images", *options, cwd=work)
+    assert "5 images segmented; 20 files in" in said
+    assert re.search(r"5 images  5/5  phase-004.png  .* took", said)
+    best = tu.load_checkpoint(work / "runs" / "a" / "best.safetensors")
+    image = tu.read_image(work / "cells" / "images" / "phase-002.png")
+    proba = np.load(tmp_path / "phase-002_proba.npy")
+    labels, instances = (read_mask(tmp_path / f"phase-002_{what}.png") for what in ("labels", "instances"))
+    np.testing.assert_array_equal(proba, best.predict_proba(image))
+    np.testing.assert_array_equal(labels, proba.argmax(-1))
+    np.testing.assert_array_equal(instances, tu.instances_of(labels, 5))
+    assert (labels.dtype, instances.dtype) == (np.uint8, np.uint16)
+    assert tu.read_image(tmp_path / "phase-002_overlay.png").shape[2] == 3
+
+
+def test_predict_takes_stacks_and_leaves_files_alone(work, tmp_path):
+    """A TIFF of three pages gives three results; nothing is replaced unasked."""
+    pages = [Image.fromarray(tu.read_image(work / "cells" / "images" / f"phase-00{i}.png")[..., 0]) for i in range(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    checkpoint = work / "runs" / "a" / "last.safetensors"
+    arguments = ["predict", checkpoint, "stack.tif", "--out", "out", "--no-labels", "--suffix", "tif"]
+    said = run(*arguments, "--average", "mirror4", cwd=tmp_path)
+    assert re.search(r"stack.tif  3/3  .*tiles/s", said)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"stack_00{i}_instances.tif" for i in range(3)]
+    last = tu.load_checkpoint(checkpoint)
+    expected = tu.instances_of(last.predict(np.asarray(pages[1])[..., None], average="mirror4"))
+    np.testing.assert_array_equal(read_mask(tmp_path / "out" / "stack_001_instances.tif"), expected)
+    before = (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns
+    assert "stack_000_instances.tif is there already. Give --overwrite" in run(*arguments, cwd=tmp_path, code=2)
+    assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns == before
+    run(*arguments, "--overwrite", cwd=tmp_path)
+    assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing.png"], "there is no file or folder nothing.png"),
+        (["runs"], "runs holds no image files"),
+        (["cells/images/phase-000.png", "cells/masks/phase-000.png"], "would both be written as phase-000"),
+        (["cells/images", "--suffix", "jpg"], "--suffix jpg is neither png nor tif"),
+        (["cells/images", "--no-labels", "--no-instances"], "nothing is to be written"),
+        (["cells/images", "--average", "mirror"], "average 'mirror' is none of none, mirror4"),
+        (["cells/images", "--max-mem", "100"], "max_mem is 100 MiB"),
+    ],
+)
+def test_wrong_prediction_options_are_said(work, main, monkeypatch, arguments, says, tmp_path):
+    """One line and code 2 again, and no result."""
+    monkeypatch.chdir(work)
+    code, _, err = main("predict", "runs/a/best.safetensors", *arguments, "--out", tmp_path / "out")
+    assert code == 2
+    assert says in err
+    assert not [*tmp_path.glob("out/*")]
+
+
+def test_predict_never_writes_over_its_own_input(work, main, tmp_path):
+    """Not even with --overwrite: an input may be named as the result of another."""
+    for name in ("a.png", "a_labels.png"):
+        (tmp_path / name).write_bytes((work / "cells" / "images" / "phase-000.png").read_bytes())
+    before = (tmp_path / "a_labels.png").read_bytes()
+    code, _, err = main("predict", work / "runs" / "a" / "best.safetensors", tmp_path, "--out", tmp_path, "--overwrite")
+    assert code == 2
+    assert "a_labels.png is one of the images, and a result would be written over it" in err
+    assert (tmp_path / "a_labels.png").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no wait4")
+def test_a_large_image_stays_within_the_memory_budget(tmp_path):
+    """4096 x 4096 with --max-mem 1500: the whole process takes less at its peak, and the tiles are counted on the way."""
+    wave = np.sin(np.arange(4096) / 9)
+    write_image(tmp_path / "large.png", (120 + 100 * wave * wave[:, None]).astype(np.uint8))
+    tu.save_checkpoint(tmp_path / "small.safetensors", tu.Checkpoint(tu.UNet(tu.preset("paper", base=4, depth=2))))
+    options = ["--max-mem", 1500, "--min-size", 9, "--out", "out"]
+    with start("predict", "small.safetensors", "large.png", *options, cwd=tmp_path) as process:
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, process.stderr.read()
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20  # bytes there, KiB on Linux
+    assert 300 < peak < 1500  # less than 300 MiB would mean that something else was measured
+    assert re.search(r"large.png  2/4  .* left", said)
+    assert read_mask(tmp_path / "out" / "large_instances.png").shape == (4096, 4096)
+
+
+# ---- evaluation ----
+
+
+def test_evaluate_measures_as_the_library_does(work, tmp_path):
+    """A table by class and one by image; the numbers of the JSON file are those of `evaluate`."""
+    options = ["--label-map", "0:0,255:1", "--instances", "components"]
+    options += ["--each", "--em", "--json", tmp_path / "s.json"]
+    said = run("evaluate", "runs/a/best.safetensors", "cells", *options, cwd=work)
+    data = tu.read_dataset(work / "cells", label_map={0: 0, 255: 1}, instances="components")
+    best = tu.load_checkpoint(work / "runs" / "a" / "best.safetensors")
+    expected = tu.evaluate(best.model, data, best.normalization)
+    numbers = json.loads((tmp_path / "s.json").read_text())
+    assert {k: v for k, v in numbers["all"].items() if k in expected.as_dict()} == expected.as_dict()
+    assert [*numbers["images"]] == [sample.name for sample in data]
+    assert f"cell         {expected.iou[1]:.4f}" in said
+    assert f"SEG          {expected.seg:.4f} of {expected.seg_scores.size} annotated objects" in said
+    third = data[2]
+    labels = best.predict(third.image)
+    assert numbers["images"][third.name]["v_rand"] == tu.metrics.v_rand(tu.instances_of(labels), third.instances).f_score
+    assert numbers["images"][third.name]["warping_error"] == tu.metrics.warping_error(labels, third.labels)
+    assert said.count("phase-00") == 5
+
+
+def test_evaluate_without_objects(work, main, monkeypatch):
+    """Plain masks know no objects: SEG is unknown, and --em says what to add."""
+    monkeypatch.chdir(work)
+    code, out, _ = main("evaluate", "runs/a/best.safetensors", "cells", "--label-map", "0:0,255:1")
+    assert code == 0
+    assert "SEG          unknown" in out
+    code, _, err = main("evaluate", "runs/a/best.safetensors", "cells", "--label-map", "0:0,255:1", "--em")
+    assert code == 2
+    assert "Add --instances components" in err
+
+
+# ---- shapes ----
+
+
+def test_shapes_prints_figure_1(main):
+    """Sizes, crops, parameters and multiply-adds of the paper's network, and the sizes near 572."""
+    code, out, _ = main("shapes", 572)
+    assert code == 0
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    assert ["down.0.conv1", "572 -> 570", "1 -> 64", "640", "0.187", "21.1"] in lines
+    assert ["up.0.concat", "392", "64 + 64 -> 128", "88"] in lines
+    assert ["head", "388", "64 -> 2", "130", "0.019", "36.8"] in lines
+    assert [line[3] for line in lines if line[0].endswith("concat")] == ["4", "16", "40", "88"]
+    assert ["total", "572 -> 388", "31,030,658", "150.43", "600.1"] in lines
+    assert "margin           92 px" in out
+    assert "188 + 16 k; nearest to 572: 556, 572, 588" in out
+    assert "receptive field  188 to 204 px" in out
+
+
+def test_shapes_sums_are_those_of_its_rows(main):
+    """What the rows show adds up to the total: no layer is left out or counted twice."""
+    _, out, _ = main("shapes", 92, 108, "--base", 8, "--depth", 2, "--preset", "same_bn", "--padding", "valid")
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines() if re.match(r"(down|bottom|up|head)", line)]
+    spec = tu.preset("same_bn", base=8, depth=2, padding="valid")
+    with_parameters = [row for row in rows if "pool" not in row[0] and "concat" not in row[0]]
+    assert sum(int(row[3].replace(",", "")) for row in with_parameters) == tu.shapes.count_params(spec)
+    assert "92x108 -> 52x68" in next(line for line in out.splitlines() if line.startswith("total"))
+
+
+def test_a_size_that_does_not_fit(main):
+    """Exit code 2, where it stops fitting, and the nearest sizes that do."""
+    code, _, err = main("shapes", 570)
+    assert code == 2
+    assert "level 2 (down.1) would pool an odd 279x279. Nearest sizes that work: 556, 572." in err
+
+
+def test_shapes_draws(main, tmp_path):
+    """--figure writes the U."""
+    code, out, _ = main("shapes", 92, "--base", 4, "--depth", 2, "--figure", tmp_path / "u.svg")
+    assert code == 0
+    assert "u.svg" in out
+    assert "<svg" in (tmp_path / "u.svg").read_text()
+
+
+# ---- all commands ----
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_gives_an_example(main, command):
+    """--help of every command: what it does, every option documented, one example that starts with the command."""
+    code, out, _ = main(command, "--help")
+    assert code == 0
+    assert f"Example: tinyunet {command} " in one_line(out)
+
+
+def test_every_option_is_documented():
+    """No option and no argument goes without a word."""
+    import typer
+
+    group = typer.main.get_command(cli.app)
+    assert set(group.commands) == set(COMMANDS)
+    every = [(name, option) for name, command in group.commands.items() for option in command.params]
+    assert len(every) > 60
+    assert [f"{name} {option.name}" for name, option in every if not option.help] == []
+
+
+def test_the_help_says_defaults_of_the_laptop_and_of_the_paper(main):
+    """Where the default is not the paper's, both are said."""
+    _, out, _ = main("train", "--help")
+    assert "channels of the first level; the paper: 64 (default 16)" in one_line(out)
+    assert "number of poolings; the paper: 4 (default 3)" in one_line(out)
+
+
+def test_version_and_usage(main):
+    """--version; an unknown command, option or number is Typer's usage error, code 2; nothing at all shows the help."""
+    assert main("--version") == (0, f"tinyunet {tu.__version__}\n", "")
+    for arguments in (["segment"], ["train", "--stepz", "3"], ["train", "x", "--steps", "three"], ["predict"]):
+        code, _, err = main(*arguments)
+        assert code == 2
+        assert "Usage: tinyunet" in err
+    code, out, err = main()
+    assert "tinyunet demo --quick" in one_line(out + err)
+
+
+def test_a_bug_shows_its_traceback(main, monkeypatch, tmp_path):
+    """Only what is refused on purpose becomes one line; anything else is not hidden."""
+
+    def broken(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "load_checkpoint", broken)
+    write_image(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    monkeypatch.setattr(sys, "argv", ["tinyunet", "predict", "x", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_errors_stay_one_line_and_are_printed_as_they_are(main, monkeypatch):
+    """A path with brackets is no colour, and a message of two lines becomes one."""
+
+    def refuse(*args):
+        raise DataError("no [bold]\nfile")
+
+    monkeypatch.setattr(cli, "_image_files", refuse)
+    code, _, err = main("predict", "x", "y")
+    assert (code, err) == (2, "error: no [bold] file\n")

@@ -1,0 +1,5 @@
+"""`python -m tinyunet` is the command `tinyunet`."""
+
+from tinyunet.cli import main
+
+main()
