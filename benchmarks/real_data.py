@@ -111,7 +111,8 @@ def run(name: str, root: Path) -> dict[str, Any]:
         "averaged": averaged.as_dict(),
     }
     if task.em:
-        proba = [tu.predict_proba(model, s.image, average="dihedral8")[..., 1] for s in held_out]
+        normalization = tu.Normalization(task.config.normalization)
+        proba = [tu.predict_proba(model, s.image, normalization, average="dihedral8")[..., 1] for s in held_out]
         cells = [s.instances for s in held_out if s.instances is not None]
         masks = [s.labels for s in held_out]
         rand = best_threshold(lambda p, r: v_rand(tu.instances_of(p), r).f_score, proba, cells)

@@ -165,8 +165,7 @@ def instances_of(labels: Array, min_size: int = 0) -> Array:
 
     Components of fewer than `min_size` pixels are removed.
     """
-    instances = components(labels > 0, connectivity=4)
-    return instances if min_size in (0, 1) else remove_small(instances, min_size)  # which sorts all pixels
+    return remove_small(components(labels > 0, connectivity=4), min_size)
 
 
 def as_image(image: Array, channels: int) -> Array:

@@ -48,9 +48,12 @@ def remove_small(instances: Array, min_size: int) -> Array:
     if isinstance(min_size, bool) or not isinstance(min_size, (int, np.integer)) or min_size < 0:
         raise ConfigError(f"remove_small: min_size {min_size!r} is not a number of pixels. "
                           "Give an integer of 0 or more, e.g. 50.")
-    ids, which, sizes = np.unique(instances, return_inverse=True, return_counts=True)
-    ids[sizes < min_size] = 0
-    return relabel(ids[which].reshape(instances.shape))
+    if instances.max(initial=0) > instances.size:
+        instances = relabel(instances)  # so that the table of sizes is no longer than the image
+    sizes = np.bincount(instances.ravel(), minlength=1)
+    kept = sizes >= max(min_size, 1)  # an id that does not occur has size 0
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept, dtype=np.int32), np.int32(0))[instances]
 
 
 def relabel(instances: Array) -> Array:
