@@ -37,7 +37,10 @@ def numbers() -> str:
             f"{r['train_seconds'] / 60:.1f} min; IoU {a['mean_iou']:.3f}, SEG {a['seg']:.3f}, pixel error {a['pixel_error']:.3f}",
         ))  # fmt: skip
     rows += [
-        ("one training step of the paper's network (base 64), 572x572", f"{full['seconds']:.1f} s, {full['peak_mib'] / 1024:.2f} GiB"),
+        (
+            "one training step of the paper's network (base 64), 572x572",
+            f"{full['seconds']:.1f} s, {full['peak_mib'] / 1024:.2f} GiB",
+        ),
         ("the same with base 16", f"{small['seconds']:.2f} s, {small['peak_mib'] / 1024:.2f} GiB"),
         ("elastic deformation of a 572x572 image, labels and weights", f"{augment['elastic_seconds'] * 1000:.0f} ms"),
         ("share of a training step (base 16, depth 3) that augmentation takes", f"{step['augmentation_share']['share']:.0%}"),
@@ -48,7 +51,8 @@ def numbers() -> str:
         ),
     ]
     lines = [
-        f"Measured on {m['processor']}, {m['cores']} cores, with NumPy {m['numpy']} ({m['blas']}) by the scripts in `benchmarks/`:",
+        f"Measured on {m['processor']}, {m['cores']} cores, with NumPy {m['numpy']} ({m['blas']}),",
+        "by the scripts in `benchmarks/`:",
         "",
         "| what | measured |",
         "| --- | --- |",
