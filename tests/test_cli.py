@@ -140,13 +140,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work):
 
 def test_the_second_ctrl_c_stops_at_once():
     """The first is noted while a step runs; the second, or any one outside of training, ends the work where it is."""
-    signals = cli._Signals()
-    with pytest.raises(cli._StopError):
+    signals = cli.terminal.Signals()
+    with pytest.raises(cli.terminal.StopError):
         signals(signal.SIGINT, None)
     signals.patient = True
     signals(signal.SIGINT, None)
     assert signals.asked
-    with pytest.raises(cli._StopError):
+    with pytest.raises(cli.terminal.StopError):
         signals(signal.SIGINT, None)
 
 
@@ -399,7 +399,7 @@ def test_a_bug_shows_its_traceback(main, monkeypatch, tmp_path):
     def broken(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "load_checkpoint", broken)
+    monkeypatch.setattr(cli.predict, "load_checkpoint", broken)
     write_image(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
     monkeypatch.setattr(sys, "argv", ["tinyunet", "predict", "x", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
     with pytest.raises(ZeroDivisionError):
@@ -412,6 +412,6 @@ def test_errors_stay_one_line_and_are_printed_as_they_are(main, monkeypatch):
     def refuse(*args):
         raise DataError("no [bold]\nfile")
 
-    monkeypatch.setattr(cli, "_image_files", refuse)
+    monkeypatch.setattr(cli.predict, "_image_files", refuse)
     code, _, err = main("predict", "x", "y")
     assert (code, err) == (2, "error: no [bold] file\n")

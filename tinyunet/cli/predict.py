@@ -1,0 +1,174 @@
+"""`tinyunet predict`: segment images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast
+
+import numpy as np
+import typer
+
+from tinyunet import plot, shapes
+from tinyunet.backend import Array
+from tinyunet.checkpoint import Checkpoint, load_checkpoint
+from tinyunet.cli.app import app
+from tinyunet.cli.options import Averaging, CheckpointFile, MaxMem, Tile
+from tinyunet.cli.terminal import Meter, new_folder, say
+from tinyunet.data.images import SUFFIXES, read_image, read_stack, write_image, write_labels
+from tinyunet.errors import ConfigError, DataError
+from tinyunet.files import atomic_write
+from tinyunet.inference import MAX_MEM, Average, instances_of, predict, predict_proba
+
+
+class _Wanted(NamedTuple):
+    """Which files `predict` writes for an image, and how they are called."""
+
+    labels: bool
+    instances: bool
+    proba: bool
+    overlay: bool
+    suffix: str
+
+    def paths(self, folder: Path, name: str) -> dict[str, Path]:
+        endings = {"labels": f".{self.suffix}", "instances": f".{self.suffix}", "proba": ".npy", "overlay": ".png"}
+        return {what: folder / f"{name}_{what}{ending}" for what, ending in endings.items() if getattr(self, what)}
+
+
+@app.command("predict", epilog="Example: tinyunet predict runs/first/best.safetensors images --out segmented --min-size 50")
+def predict_(
+    checkpoint: CheckpointFile,
+    images: Annotated[
+        list[Path], typer.Argument(help="image files, and folders of them; a TIFF may have many pages", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("predictions"),
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="NAME_labels: class of every pixel, 0, 1, ... (8 bits)")
+    ] = True,
+    instances: Annotated[
+        bool, typer.Option("--instances/--no-instances", help="NAME_instances: object of every pixel (16 bits)")
+    ] = True,
+    proba: Annotated[bool, typer.Option("--proba", help="NAME_proba.npy: probabilities (H, W, classes) in float32")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="NAME_overlay.png: the image with outlines, to look at")] = False,
+    suffix: Annotated[str, typer.Option(help="format of labels and instances", metavar="png|tif")] = "png",
+    min_size: Annotated[int, typer.Option(help="remove objects with fewer pixels", min=0)] = 0,
+    average: Averaging = "none",
+    max_mem: MaxMem = MAX_MEM,
+    tile: Tile = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace results that are there already")] = False,
+) -> None:
+    """Segment images of any size.
+
+    Large images go through the network in tiles that agree with one another exactly; there are no seams. Labels look black in
+    most viewers, since their numbers are small: --overlay makes a picture for people.
+    """
+    wanted = _Wanted(labels, instances, proba, overlay, suffix)
+    if not (labels or instances or proba or overlay):
+        raise ConfigError("predict: nothing is to be written. Ask for --labels, --instances, --proba or --overlay.")
+    if suffix not in ("png", "tif"):
+        raise ConfigError(f"predict: --suffix {suffix} is neither png nor tif, which lose nothing.")
+    files = _image_files(images)
+    for file in files:
+        for name in (file.stem, _page_name(file, 0)):
+            _check_targets(wanted.paths(out, name), files, overwrite)
+    trained = load_checkpoint(checkpoint)
+    new_folder(out)
+    written: list[Path] = []
+    pages = 0
+    with Meter(f"{len(files)} images" if len(files) > 1 else files[0].name, "image" if len(files) > 1 else "tile") as meter:
+        for i, file in enumerate(files):
+            stack = read_stack(file) if file.suffix.lower() in (".tif", ".tiff") else read_image(file)[None]
+            pages += len(stack)
+            for t, image in enumerate(stack):
+                paths = wanted.paths(out, file.stem if len(stack) == 1 else _page_name(file, t))
+                _check_targets(paths, files, overwrite)
+
+                def show(done: int, n: int, i: int = i, t: int = t, count: int = len(stack), name: str = file.name) -> None:
+                    if len(files) > 1:
+                        meter.show(i + (t + done / n) / count, len(files), name)
+                    else:
+                        meter.show(t * n + done, count * n)
+
+                memory = max_mem - (stack.nbytes - image.nbytes) / shapes.MIB
+                written += _segment(trained, image, paths, cast(Average, average), memory, tile, min_size, show)
+    plural = "s" * (pages != 1)
+    say(f"{pages} image{plural} segmented; {len(written)} files in {out}, e.g. {written[0].name}")
+
+
+def _segment(
+    trained: Checkpoint,
+    image: Array,
+    paths: dict[str, Path],
+    average: Average,
+    max_mem: float,
+    tile: int | None,
+    min_size: int,
+    show: Any,
+) -> list[Path]:
+    """One image through the network, and what is wanted of it to files."""
+    how: dict[str, Any] = {"tile": tile, "max_mem": max_mem, "average": average, "progress": show}
+    if "proba" in paths:
+        proba = predict_proba(trained.model, image, trained.normalization, **how)
+        with atomic_write(paths["proba"]) as temporary:
+            np.save(temporary, proba)
+        labels = np.empty(image.shape[:2], np.uint8 if proba.shape[-1] <= 256 else np.uint16)
+        for row, p in zip(labels, proba, strict=True):  # by rows: argmax makes 8 bytes a pixel
+            row[:] = p.argmax(-1)
+        del proba
+    else:
+        labels = predict(trained.model, image, trained.normalization, **how)
+    if "labels" in paths:
+        write_labels(paths["labels"], labels)
+    if "instances" in paths or "overlay" in paths:
+        objects = instances_of(labels, min_size)
+        if "instances" in paths:
+            if (count := int(objects.max())) > 65535:
+                raise DataError(
+                    f"{paths['instances']}: {count} objects are more than 16 bits can number. Remove specks with --min-size."
+                )
+            write_image(paths["instances"], objects.astype(np.uint16))
+        if "overlay" in paths:
+            side = max(image.shape[:2])  # a panel is 4 inches: at least a dot for a pixel, up to 2400
+            plot.save(
+                plot.overlay(image if image.shape[-1] in (1, 3) else image[..., :1], objects),
+                paths["overlay"],
+                dpi=min(max(side / 4, 150), 600),
+            )
+    return list(paths.values())
+
+
+def _image_files(images: Sequence[Path]) -> list[Path]:
+    """Files and the image files of folders, each once; two with the same name would be one result."""
+    files: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            found = sorted(
+                f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file() and not f.name.startswith(".")
+            )
+            if not found:
+                raise DataError(f"predict: {path} holds no image files ({', '.join(SUFFIXES)}).")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"predict: there is no file or folder {path}. Check the name.")
+    files = list(dict.fromkeys(files))
+    by_name: dict[str, Path] = {}
+    for file in files:
+        if (other := by_name.setdefault(file.stem, file)) != file:
+            raise DataError(f"predict: {other} and {file} would both be written as {file.stem}. Segment them into two folders.")
+    return files
+
+
+def _page_name(file: Path, t: int) -> str:
+    return f"{file.stem}_{t:03d}"
+
+
+def _check_targets(paths: dict[str, Path], inputs: Sequence[Path], overwrite: bool) -> None:
+    """Results never replace an image that is read, and other files only when told to."""
+    sources = {file.resolve() for file in inputs}
+    for path in paths.values():
+        if path.resolve() in sources:
+            raise DataError(f"predict: {path} is one of the images, and a result would be written over it. Choose another --out.")
+        if path.exists() and not overwrite:
+            raise DataError(f"predict: {path} is there already. Give --overwrite, or another --out.")

@@ -1,0 +1,201 @@
+"""`tinyunet train`: train on images with masks, stop, resume."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyunet import plot, shapes
+from tinyunet.cli.app import app
+from tinyunet.cli.options import (
+    ClassNames,
+    DropAlpha,
+    Format,
+    Instances,
+    LabelMap,
+    MaskKind,
+    Masks,
+    Partial,
+    Sequence_,
+    Source,
+    _augment,
+    _data,
+    _network,
+    _train,
+    given_options,
+)
+from tinyunet.cli.terminal import described, follow, new_folder, say
+from tinyunet.config import RunConfig, Tables, put, read_tables, write_config
+from tinyunet.data.augment import Augment
+from tinyunet.errors import ConfigError
+from tinyunet.metrics import Scores
+from tinyunet.train import fit, tile_size
+from tinyunet.unet import UNet
+
+
+@app.command(epilog="Example: tinyunet train cells --label-map 0:0,255:1 --steps 2000 --out runs/first")
+def train(
+    path: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="folder with images/ and masks/, .npz, TIFF, or data set", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the run (default runs/ and the name of DATA)", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run in --out; its settings are in its config.toml")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="settings from a TOML file; options given here win", show_default=False)
+    ] = None,
+    format: Format = None,
+    masks: Masks = None,
+    kind: MaskKind = None,
+    label_map: LabelMap = None,
+    class_names: ClassNames = None,
+    instances: Instances = None,
+    partial: Partial = None,
+    drop_alpha: DropAlpha = None,
+    sequence: Sequence_ = None,
+    source: Source = None,
+    val: Annotated[float | None, _data("val", "share of the images that validates; 0: none", "FRACTION")] = None,
+    split: Annotated[str | None, _data("split", "which: the last ones, or drawn at random", "block|random")] = None,
+    val_data: Annotated[str | None, _data("val_data", "other images that validate", "PATH")] = None,
+    val_masks: Annotated[str | None, _data("val_masks", "their masks", "PATH")] = None,
+    preset: Annotated[str | None, _network("preset", "which U-Net: paper, release or same_bn", "NAME")] = None,
+    channels: Annotated[int | None, _network("channels", "of an image", default="the data's")] = None,
+    classes: Annotated[int | None, _network("classes", "with background; 1: one sigmoid", default="the data's")] = None,
+    base: Annotated[int | None, _network("base", "channels of the first level; the paper: 64")] = None,
+    depth: Annotated[int | None, _network("depth", "number of poolings; the paper: 4")] = None,
+    padding: Annotated[str | None, _network("padding", "of the 3x3 convolutions", "valid|same", "the preset's")] = None,
+    norm: Annotated[str | None, _network("norm", "small networks learn faster with batch", "none|batch", "the preset's")] = None,
+    dropout: Annotated[float | None, _network("dropout", "rate at the bottom", default="the preset's; paper: 0.5")] = None,
+    relu_after_up: Annotated[bool | None, _network("relu_after_up", "ReLU after up-convolutions", "bool", "the preset's")] = None,
+    last_up_halves: Annotated[
+        bool | None, _network("last_up_halves", "the last up-convolution halves its channels", "bool", "the preset's")
+    ] = None,
+    steps: Annotated[int | None, _train("steps", "optimizer steps in all")] = None,
+    batch: Annotated[int | None, _train("batch", "tiles a step")] = None,
+    tile: Annotated[
+        int | None, _train("tile", "side of the network's output in pixels", default="the largest image's, at most 388")
+    ] = None,
+    optimizer: Annotated[str | None, _train("optimizer", "how to step", "adam|sgd")] = None,
+    lr: Annotated[float | None, _train("lr", "learning rate; the paper gives none")] = None,
+    momentum: Annotated[float | None, _train("momentum", "of sgd")] = None,
+    weight_decay: Annotated[float | None, _train("weight_decay", "pull of the weights towards 0")] = None,
+    schedule: Annotated[str | None, _train("schedule", "of the learning rate: constant, cosine, poly or step", "NAME")] = None,
+    warmup: Annotated[int | None, _train("warmup", "steps in which the learning rate grows")] = None,
+    weight_map: Annotated[
+        str | None, _train("weight_map", "which pixels count: ronneberger2015, falk2019, balance or none", "NAME")
+    ] = None,
+    w0: Annotated[float | None, _train("w0", "its weight between touching cells", default="the map's; 2015: 10")] = None,
+    sigma: Annotated[float | None, _train("sigma", "its width in pixels", default="the map's; 2015: 5")] = None,
+    border: Annotated[int | None, _train("border", "pixels to open between touching objects, even")] = None,
+    normalization: Annotated[str | None, _train("normalization", "of grey values", "image|dataset|none")] = None,
+    validate_every: Annotated[
+        int | None, _train("validate_every", "steps between validations", default="a tenth of the steps")
+    ] = None,
+    save_every: Annotated[int | None, _train("save_every", "steps between checkpoints", default="at every validation")] = None,
+    min_size: Annotated[int | None, _train("min_size", "objects with fewer pixels do not count in SEG")] = None,
+    max_mem: Annotated[float | None, _train("max_mem", "MiB for a validation")] = None,
+    seed: Annotated[int | None, _train("seed", "of everything random")] = None,
+    augment: Annotated[
+        bool | None,
+        typer.Option(
+            "--augment/--no-augment",
+            help="all of the following, or none (default yes)",
+            rich_help_panel="Augmentation",
+            show_default=False,
+        ),
+    ] = None,
+    shift: Annotated[float | None, _augment("shift", "pixels along each axis")] = None,
+    rotation: Annotated[float | None, _augment("rotation", "degrees; 180 is any angle")] = None,
+    scale: Annotated[float | None, _augment("scale", "up to this share larger or smaller")] = None,
+    flips: Annotated[bool | None, _augment("flips", "mirror each axis every second time")] = None,
+    elastic: Annotated[float | None, _augment("elastic", "pixels by which nodes of a grid move, standard deviation")] = None,
+    grid: Annotated[int | None, _augment("grid", "nodes of that grid along each axis")] = None,
+    gain: Annotated[float | None, _augment("gain", "contrast, up to this share")] = None,
+    offset: Annotated[float | None, _augment("offset", "brightness, in standard deviations")] = None,
+    gamma: Annotated[float | None, _augment("gamma", "grey values to a power of up to 1 + this")] = None,
+    order: Annotated[int | None, _augment("order", "interpolation: 1 linear, 3 cubic", "1|3")] = None,
+) -> None:
+    """Train a network on annotated images.
+
+    The run's folder receives best.safetensors and last.safetensors, log.csv, curves.png, and config.toml, which repeats the
+    run. Ctrl-C saves and says how to go on. The default network is small, for a laptop; the paper's is --base 64 --depth 4.
+    """
+    options = given_options(locals(), "out", "resume", "config", "augment")
+    settings, folder = _open_run(out, resume, config, options, augment)
+    train_data, val_data_ = settings.data.read_split(settings.train.seed)
+    spec = settings.network.spec(train_data[0].image.shape[-1], len(train_data.class_names))
+    model = UNet(spec, rng=settings.train.seed)
+    if not resume:
+        new_folder(folder)
+        write_config(folder / "config.toml", RunConfig(settings.data, settings.network.filled(spec), settings.train))
+
+    tile_in, tile_out = tile_size(model, train_data, settings.train)
+    memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=1 + (settings.train.optimizer == "adam"))
+    names = ", ".join(train_data.class_names)
+    say(f"data     {len(train_data)} images to train on, {len(val_data_)} to validate; classes {names}")
+    say(f"network  {described(spec)}: {shapes.count_params(spec):,} parameters")
+    say(f"step     {settings.train.batch} x {tile_in} px in, {tile_out} px out, about {memory / shapes.MIB:,.0f} MiB")
+    say(f"run      {folder}")
+    records = fit(model, train_data, val_data_, settings.train, out=folder, resume=resume)
+    last = follow(records, "training", settings.train.steps)
+
+    if last is None:  # a finished run was resumed
+        say(f"This run has all its {settings.train.steps} steps. For more, start a new run with more --steps.")
+        return
+    if (folder / "log.csv").exists():
+        plot.save(plot.training_curves(plot.read_log(folder / "log.csv")), folder / "curves.png")
+    if last.step < settings.train.steps:
+        say(f"Interrupted after step {last.step} of {settings.train.steps}. Saved {folder / 'last.safetensors'}. Go on with:")
+        say(f"    {shlex.join(['tinyunet', 'train', '--resume', '--out', str(folder)])}")
+        raise typer.Exit(130)
+    best = folder / ("best.safetensors" if (folder / "best.safetensors").exists() else "last.safetensors")
+    if last.scores is not None:
+        say(f"Last validation: IoU {last.scores.mean_iou:.4f}" + seg_text(last.scores) + f". Curves: {folder / 'curves.png'}")
+    say("Segment images with it:")
+    say(f"    {shlex.join(['tinyunet', 'predict', str(best), 'IMAGES', '--out', str(folder / 'predictions')])}")
+
+
+def _open_run(
+    out: Path | None, resume: bool, config: Path | None, options: dict[str, Any], augment: bool | None
+) -> tuple[RunConfig, Path]:
+    """Settings and folder of a run: options win over the file, the file wins over defaults."""
+    if resume:
+        if out is None:
+            raise ConfigError("train: --resume goes on with a run. Say which, e.g. --resume --out runs/first.")
+        if config is not None:
+            raise ConfigError(f"train: --resume takes its settings from {out / 'config.toml'}. Leave --config out.")
+        if not (out / "config.toml").is_file():
+            raise ConfigError(f"train: {out} holds no run: there is no {out / 'config.toml'}. Leave --resume out to start one.")
+        config = out / "config.toml"
+    tables: Tables = read_tables(config) if config is not None else {}
+    if augment is not None:
+        tables = {**tables, "augment": asdict(Augment() if augment else Augment.none())}
+    settings = RunConfig.from_tables(put(tables, options), "options")
+    folder = out or _free_folder(Path("runs") / Path(settings.data.path).resolve().stem)
+    if not resume and (folder / "last.safetensors").exists():
+        raise ConfigError(
+            f"train: {folder} already holds a run. Go on with it by --resume --out {folder}, or choose another --out."
+        )
+    return settings, folder
+
+
+def _free_folder(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that is not there yet."""
+    n, free = 1, folder
+    while free.exists():
+        n += 1
+        free = folder.with_name(f"{folder.name}-{n}")
+    return free
+
+
+def seg_text(scores: Scores) -> str:
+    n = scores.seg_scores.size
+    return f", SEG {scores.seg:.4f} of {n} object{'s' * (n != 1)}" if n else ""
