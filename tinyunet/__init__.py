@@ -13,7 +13,7 @@
 Importing needs NumPy alone; SciPy, Matplotlib, Pillow and safetensors load when something uses them.
 """
 
-from tinyunet import data, errors, ladder, metrics, ops, optim, plot, shapes
+from tinyunet import check, data, errors, ladder, metrics, ops, optim, plot, shapes
 from tinyunet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tinyunet.data.augment import Augment
 from tinyunet.data.images import read_image, write_labels
@@ -53,6 +53,7 @@ __all__ = [
     "WeightMap",
     "__version__",
     "block_split",
+    "check",
     "data",
     "energy",
     "errors",

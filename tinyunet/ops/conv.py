@@ -2,6 +2,10 @@
 
 What deep learning calls convolution is correlation: the kernel is not flipped. So is this.
 
+The sum itself is written three times in `tinyunet/rungs/`: as the formula says (loops.py), as nine shifted matrix products
+(taps.py, the one to read), and as one large matrix product (im2col.py, the one that runs). `ladder.pick` takes the fastest
+that can do what is asked. A 1x1 convolution is a single matrix product and stands right here.
+
 Letters: N images, H rows, W columns, C channels in, P x Q the output's rows x columns, O channels out, K kernel size.
 """
 
@@ -50,7 +54,6 @@ def conv2d_forward(x: Array, w: Array, b: Array, padding: Padding = "valid") -> 
         raise ShapeError(
             f"conv2d: a {x.shape[1]}x{x.shape[2]} map is smaller than the {size}x{size} kernel. Give at least {size}x{size}."
         )
-    # A 1x1 convolution is one matrix product per image and needs no ladder.
     y = x @ w[0, 0] if size == 1 else ladder.pick("conv3x3", x, w).forward(x, w, pad)
     y += b
     return y, ConvContext(x, w, pad)
@@ -63,7 +66,8 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
 
     (N, P, Q, O) -> (N, H, W, C), (K, K, C, O), (O,)
 
-    dx and dw are the adjoints of forward, which is linear in x and in w.
+    Forward is linear in x, so it is some large matrix times x, and dx is the transpose of that matrix times dy. (The
+    transpose of a linear map is called its adjoint.) The same holds for w and dw.
     """
     x, w, pad = ctx
     size, _, c_in, c_out = w.shape

@@ -8,6 +8,11 @@ pixels. We do not divide by the sum of w, so E stays linear in the weight map. P
 
 The network gives logits. Softmax or sigmoid happens here, and in prediction; never inside the network.
 
+The loss is where the backward pass begins: its output is the number E, and dE = 1. So `*_backward(ctx)` takes no dy. To check
+it with `tinyunet.check`, hand in `lambda dy, ctx: dy * softmax_cross_entropy_backward(ctx)`.
+
+`.real` stands where numbers are compared: complex numbers have no order, and complex-step gradient checks send some through.
+
 Letters: N images, H rows, W columns, K classes.
 """
 

@@ -52,8 +52,10 @@ def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array,
 
     (N, H, W, C) -> (N, H, W, C), (C,), (C,)
 
-    The two means are what mean and var owe: they depend on x too. So dx sums to zero over each channel, and a bias in
-    front of batch norm has no gradient.
+    Where it comes from, for one channel, with g = gamma dy the gradient of x_hat. x_hat = (x - mean) inv_std has three
+    roads from x. The direct one gives inv_std g. Through the mean, every x loses its share of what all lose:
+    -inv_std mean(g). Through inv_std, with d inv_std / dx_i = -inv_std^2 x_hat_i / M, comes -inv_std x_hat mean(g x_hat).
+    So dx sums to zero over each channel, and a bias in front of batch norm has no gradient.
     """
     x_hat, gamma, inv_std, _, _ = ctx
     dy = as_gradient("batch_norm", dy, x_hat.shape)
