@@ -14,9 +14,12 @@ from PIL import Image
 
 import tinyunet as tu
 from tinyunet import cli
-from tinyunet.config import read_tables
+from tinyunet.cli.demo import _options as demo_options
+from tinyunet.cli.inputs import fit_channels
+from tinyunet.config import RunConfig, put, read_tables
 from tinyunet.data.images import read_mask, write_image
-from tinyunet.errors import DataError
+from tinyunet.demo import FULL, QUICK
+from tinyunet.errors import DataError, ShapeError
 from tinyunet.shapes import count_params
 
 ROOT = Path(tu.__file__).parents[1]
@@ -86,11 +89,13 @@ def work(tmp_path_factory):
 def test_training_tells_and_writes_what_it_should(work):
     """Data, network and a line with loss, speed and time left; checkpoints, log, curves and settings in the folder."""
     said = (work / "said").read_text()
-    assert "4 images to train on, 1 to validate; classes background, cell" in said
+    assert "training 4 images, " in said and "validate 1 image, " in said and "classes  background, cell" in said
     assert f"base 2, depth 1, valid padding: {count_params(tu.preset('paper', base=2, depth=1))} parameters" in said
     assert re.search(r"training  3/6  loss \d\.\d{4}  IoU \d\.\d{3}  [\d.]+ (steps/s|s/step)  \d+ s left", said)
     assert re.search(r"training  6/6  .* took \d+ s", said)
     assert "tinyunet predict runs/a/best.safetensors IMAGES" in said
+    pair = r"IoU \d\.\d{3}, SEG \d\.\d{3}"
+    assert re.search(rf"Best: step \d, {pair} \(runs/a/best.safetensors\)\. Last: step 6, {pair}\. Curves: runs/a/curves", said)
     names = {path.name for path in (work / "runs" / "a").iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "config.toml", "curves.png", "log.csv", "weights"}
     assert len((work / "runs" / "a" / "log.csv").read_text().splitlines()) == 1 + 6
@@ -154,17 +159,25 @@ def test_a_loss_that_is_not_finite_ends_with_code_1(work):
     """Training that goes wrong is told from wrong options: exit code 1, one line with step and remedy."""
     diverging = ["--steps", 50, "--optimizer", "sgd", "--lr", 1e30, "--out", "runs/nan"]
     arguments = ["train", "cells", "--label-map", "0:0,255:1", *TINY, *diverging]
-    environment = {**ENVIRONMENT, "PYTHONWARNINGS": "ignore"}  # NumPy warns of the overflow that is meant here
-    command = [sys.executable, "-m", "tinyunet", *map(str, arguments)]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert re.fullmatch(r"error: fit: .* at step \d+ \(learning rate .*Lower the learning rate.*\n", done.stderr)
+    err = run(*arguments, cwd=work, code=1)  # where a warning would be an error of its own
+    assert re.fullmatch(r"error: fit: .* at step \d+ \(learning rate .*Lower the learning rate.*\n", err)
+    assert ("holds the last good state" in err) == (work / "runs" / "nan" / "last.safetensors").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["cells", "--out", "runs/a"], "train: runs/a already holds a run. Go on with it by --resume --out runs/a"),
+        (["--resume", "cells/images", "--out", "runs/a"], "cells/images. Leave DATA out, or start a new run."),
+        (["--resume", "--steps", "9", "--out", "runs/a"], "goes on with steps = 6, asked for is 9. Leave --steps out, or start"),
+        (["--resume", "--base", "3", "--out", "runs/a"], "goes on with base = 2, asked for is 3. Leave --base out"),
+        (["--resume", "--no-augment", "--out", "runs/a"], "(or --augment, --no-augment) out"),
+        (["--resume", "--label-map", "0:0", "--out", "runs/a"], "label_map = 0:0,255:1, asked for is 0:0. Leave --label-map out"),
+        (["cells", "--out", "cells"], "train: --out cells holds the data. Choose a folder for the run alone"),
+        (["cells", "--out", "cells/masks"], "train: --out cells/masks holds the data."),
+        (["cells", "--lr", "0", "--out", "o"], "TrainConfig: lr is 0.0. Give a positive number."),
+        (["cells", "--border", "3", "--out", "o"], "TrainConfig: border is 3. Give an even number"),
+        (["cells", "--label-map", "0:0,255:1", *TINY, "--max-mem", "20", "--out", "o"], "could not be validated"),
         (["--resume"], "train: --resume goes on with a run. Say which"),
         (["--resume", "--out", "runs/none"], "train: runs/none holds no run: there is no runs/none/config.toml"),
         (["--resume", "--out", "runs/a", "--config", "x.toml"], "Leave --config out"),
@@ -184,6 +197,37 @@ def test_wrong_training_options_are_one_red_line_and_code_2(work, main, monkeypa
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert says in err
+    assert not (work / "o").exists()
+
+
+def test_resume_may_repeat_the_settings(work, main, monkeypatch):
+    """DATA and options that say what the run has anyway are no change."""
+    monkeypatch.chdir(work)
+    same = ["cells", "--steps", "6", "--base", "2", "--label-map", "0:0,255:1", "--augment"]
+    code, out, _ = main("train", "--resume", *same, "--out", "runs/a")
+    assert code == 0
+    assert "This run has all its 6 steps" in out
+
+
+@pytest.mark.parametrize("name", ["config.toml", "log.csv", "best.safetensors", "curves.png", "weights"])
+def test_a_run_leaves_files_alone_that_it_did_not_make(work, main, monkeypatch, name, tmp_path):
+    """A folder with any of the names that a run writes is refused; only settings may be those of a run killed early."""
+    monkeypatch.chdir(work)
+    (tmp_path / name).write_text("mine")
+    code, _, err = main("train", "cells", "--label-map", "0:0,255:1", "--out", tmp_path)
+    assert code == 2
+    assert f"train: {tmp_path} already holds {name}. Choose another --out." in err
+    assert (f"go on with --resume --out {tmp_path}" in err) == (name == "config.toml")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_goes_on(work, main, monkeypatch, tmp_path):
+    """Settings alone are enough for --resume, which then starts anew."""
+    monkeypatch.chdir(work)
+    settings = (work / "runs" / "a" / "config.toml").read_text()
+    (tmp_path / "config.toml").write_text(settings)
+    assert main("train", "--resume", "--out", tmp_path)[0] == 0
+    assert (tmp_path / "last.safetensors").read_bytes() == (work / "runs" / "a" / "last.safetensors").read_bytes()
 
 
 # ---- prediction ----
@@ -234,7 +278,8 @@ def test_predict_takes_stacks_and_leaves_files_alone(work, tmp_path):
         (["cells/images", "--suffix", "jpg"], "--suffix jpg is neither png nor tif"),
         (["cells/images", "--no-labels", "--no-instances"], "nothing is to be written"),
         (["cells/images", "--average", "mirror"], "average 'mirror' is none of none, mirror4"),
-        (["cells/images", "--max-mem", "100"], "max_mem is 100 MiB"),
+        (["cells/images", "--max-mem", "20"], "max_mem of 20 MiB is too small."),
+        (["cells/images", "--tile-in", "21"], "Nearest sizes that work: 20, 22.\n"),
     ],
 )
 def test_wrong_prediction_options_are_said(work, main, monkeypatch, arguments, says, tmp_path):
@@ -247,14 +292,121 @@ def test_wrong_prediction_options_are_said(work, main, monkeypatch, arguments, s
 
 
 def test_predict_never_writes_over_its_own_input(work, main, tmp_path):
-    """Not even with --overwrite: an input may be named as the result of another."""
+    """The folder of the images takes no results, not even with --overwrite; one inside it does."""
     for name in ("a.png", "a_labels.png"):
         (tmp_path / name).write_bytes((work / "cells" / "images" / "phase-000.png").read_bytes())
     before = (tmp_path / "a_labels.png").read_bytes()
-    code, _, err = main("predict", work / "runs" / "a" / "best.safetensors", tmp_path, "--out", tmp_path, "--overwrite")
-    assert code == 2
-    assert "a_labels.png is one of the images, and a result would be written over it" in err
+    for images in (tmp_path, tmp_path / "a.png"):
+        code, _, err = main("predict", work / "runs" / "a" / "best.safetensors", images, "--out", tmp_path, "--overwrite")
+        assert code == 2
+        assert f"--out {tmp_path} holds the images. Choose a folder for results alone, e.g. --out {tmp_path}/predictions" in err
     assert (tmp_path / "a_labels.png").read_bytes() == before
+    assert len([*tmp_path.iterdir()]) == 2
+    checkpoint = work / "runs" / "a" / "best.safetensors"
+    code, out, _ = main("predict", checkpoint, tmp_path / "a.png", "--out", tmp_path / "predictions")
+    assert code == 0
+    assert "1 image segmented; 2 files in" in out
+
+
+def colours(folder, name, equal):
+    """An image of three channels, equal or not; (H, W) of the first."""
+    grey = np.arange(48 * 48).reshape(48, 48).astype(np.uint8)
+    write_image(folder / name, np.stack([grey, grey, grey if equal else 255 - grey], axis=-1))
+    return grey
+
+
+def test_channels_are_checked_before_the_first_result(work, main, tmp_path):
+    """Colour for a network of grey: the file is named with a remedy, and images before it gave no result either."""
+    (tmp_path / "a.png").write_bytes((work / "cells" / "images" / "phase-000.png").read_bytes())
+    colours(tmp_path, "b.png", equal=False)
+    code, _, err = main("predict", work / "runs" / "a" / "best.safetensors", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert f"predict: {tmp_path / 'b.png'} has 3 channels, the network takes 1. Convert it to 8-bit grey" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_three_equal_channels_are_grey(work, main, tmp_path):
+    """Grey that was saved as RGB is segmented as grey, measured as grey, and said to be."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    grey = colours(tmp_path / "images", "b.png", equal=True)
+    checkpoint = work / "runs" / "a" / "best.safetensors"
+    code, out, _ = main("predict", checkpoint, tmp_path / "images", "--out", tmp_path / "out")
+    assert code == 0
+    assert "1 image of three equal channels taken as grey" in out
+    expected = tu.load_checkpoint(checkpoint).predict(grey)
+    np.testing.assert_array_equal(read_mask(tmp_path / "out" / "b_labels.png"), expected)
+    tu.write_labels(tmp_path / "masks" / "b.png", expected)
+    code, out, err = main("evaluate", checkpoint, tmp_path)
+    assert (code, err) == (0, "")
+    assert "pixel error  0.0000" in out
+    colours(tmp_path / "images", "b.png", equal=False)
+    code, _, err = main("evaluate", checkpoint, tmp_path)
+    assert code == 2
+    assert "evaluate: image b has 3 channels, the network takes 1. Convert it to 8-bit grey" in err
+
+
+def test_channels_that_suit_and_those_that_do_not():
+    """The right number passes untouched; three equal channels become one; all else is refused with both numbers."""
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    rgb, rest = np.repeat(grey, 3, -1), {"command": "predict", "name": "a.png"}
+    assert fit_channels(grey, 1, **rest) is grey
+    assert fit_channels(rgb, 3, **rest) is rgb
+    np.testing.assert_array_equal(fit_channels(rgb, 1, **rest), grey)
+    for image, channels, says in (
+        (np.repeat(grey, 2, -1), 1, "a.png has 2 channels, the network takes 1. Convert it to 8-bit grey"),
+        (grey, 3, "a.png has 1 channel, the network takes 3. Convert it to RGB"),
+        (rgb, 2, "has 3 channels, the network takes 2. Convert it to 2 channels."),
+    ):
+        with pytest.raises(ShapeError, match=re.escape(says)):
+            fit_channels(image, channels, **rest)
+
+
+def test_a_network_of_colours_measures_grey_images(work, main, tmp_path):
+    """Grey images saved as RGB are read as one channel, and given to a network of three as they were."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    grey = colours(tmp_path / "images", "b.png", equal=True)
+    model = tu.UNet(tu.preset("paper", base=2, depth=1, channels=3))
+    tu.save_checkpoint(tmp_path / "rgb.safetensors", tu.Checkpoint(model))
+    expected = tu.load_checkpoint(tmp_path / "rgb.safetensors").predict(np.stack([grey] * 3, axis=-1))
+    tu.write_labels(tmp_path / "masks" / "b.png", np.where(np.indices(expected.shape)[0] < 24, expected, 1 - expected))
+    code, out, err = main("evaluate", tmp_path / "rgb.safetensors", tmp_path)
+    assert (code, err) == (0, "")
+    assert "pixel error  0.5000" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["predict", "runs/a", "cells/images"], "predict: runs/a is a folder. Use runs/a/best.safetensors."),
+        (["evaluate", "runs/a", "cells"], "evaluate: runs/a is a folder. Use runs/a/best.safetensors."),
+        (["predict", "cells/images", "runs/a/best.safetensors"], "The order is: tinyunet predict CHECKPOINT IMAGES"),
+        (["evaluate", "cells", "runs/a/best.safetensors"], "The order is: tinyunet evaluate CHECKPOINT DATA"),
+        (["predict", "cells/images/phase-000.png", "runs/a/best.safetensors"], "phase-000.png is not a checkpoint."),
+    ],
+)
+def test_what_is_no_checkpoint_is_said(work, main, monkeypatch, arguments, says):
+    """The folder of a run, and arguments in the wrong order."""
+    monkeypatch.chdir(work)
+    code, _, err = main(*arguments)
+    assert code == 2
+    assert says in err
+
+
+def test_the_demo_gives_its_own_options(work, main, monkeypatch, tmp_path):
+    """The command that the demo ends with has the demo's network and training."""
+    for plan in (FULL, QUICK):
+        options = demo_options(plan)
+        given = {name[2:].replace("-", "_"): value for name, value in zip(options[::2], options[1::2], strict=True)}
+        plain = put({}, {name: value if name == "norm" else json.loads(value) for name, value in given.items()})
+        config = RunConfig.from_tables(plain)
+        assert config.network == plan.network
+        assert config.train == plan.train
+    assert options[:6] == ["--base", "8", "--norm", "batch", "--dropout", "0"]
+    monkeypatch.chdir(work)
+    command = ["train", "cells", "--label-map", "0:0,255:1", *options, "--steps", 1, "--base", 2, "--depth", 1, "--tile", 20]
+    assert main(*command, "--out", tmp_path / "own")[0] == 0
 
 
 @pytest.mark.slow

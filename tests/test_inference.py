@@ -1,5 +1,6 @@
 """Prediction by tiles against one pass over the whole image, averages against flips written out, and a budget that is kept."""
 
+import re
 import tracemalloc
 from contextlib import nullcontext
 
@@ -556,13 +557,17 @@ def test_the_network_is_not_all_that_counts(tight, monkeypatch):
 
 
 def test_a_budget_that_is_too_small():
-    """The text names the budget, what is taken before any tile, and what the smallest tile needs."""
-    text = (
-        r"max_mem is 170 MiB, of which process, image, weights and result take 160 MiB\. For tiles, a memory budget of "
-        r"10 MiB is too small: the smallest tile, 18 pixels, takes 16 MiB\. Raise the budget"
-    )
-    with pytest.raises(ConfigError, match=text):
-        predict(network(), picture(0, 50, 50), max_mem=170)
+    """The text names the budget and what is taken before any tile; the remedy it gives works, and 1 MiB less does not."""
+    model, image = network(), picture(0, 50, 50)
+    for mem in (20, 170):
+        with pytest.raises(ConfigError, match=rf"max_mem of {mem} MiB is too small\. .*result take 160 MiB, the ") as caught:
+            predict(model, image, max_mem=mem)
+        assert "-" not in str(caught.value)  # nor is any number negative
+        least = int(re.search(r"give at least (\d+) MiB", str(caught.value))[1])
+    assert predict(model, image, max_mem=least).shape == (50, 50)
+    assert inference.default_tile(model, image, least) >= 18
+    with pytest.raises(ConfigError, match=f"at least {least} MiB"):
+        predict(model, image, max_mem=least - 1)
 
 
 # Objects and real images ---------------------------------------------------------------------------------------------

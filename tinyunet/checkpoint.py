@@ -39,6 +39,7 @@ class Checkpoint:
     best: dict[str, Any] | None = None  # validation scores of the best step so far, with that step
     config: dict[str, Any] = field(default_factory=dict)  # settings of the run, see `tinyunet.train.TrainConfig`
     optimizer: dict[str, Array] = field(default_factory=dict)  # its state, see `Optimizer.state`
+    data: str = ""  # digest of the images and masks of the run; "" if unknown
 
     def predict(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:
         """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training; see `tinyunet.inference`."""
@@ -71,6 +72,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, optimizer: Optimiz
         "step": checkpoint.step,
         "best": checkpoint.best,
         "config": checkpoint.config,
+        "data": checkpoint.data,
     }
     try:
         with atomic_write(path) as temporary:
@@ -121,6 +123,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             best=about["best"],
             config=about["config"],
             optimizer={name[10:]: a for name, a in arrays.items() if name.startswith("optimizer.")},
+            data=str(about.get("data", "")),
         )
     except CheckpointError:
         raise

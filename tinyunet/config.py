@@ -42,7 +42,8 @@ Tables: TypeAlias = dict[str, dict[str, Any]]
 
 T = TypeVar("T")
 
-_PATHS = ("path", "masks", "val_data", "val_masks")
+PATHS = ("path", "masks", "val_data", "val_masks")
+"""Settings that name files or folders."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def read_tables(path: str | Path) -> Tables:
         raise ConfigError(f"{path}: not a TOML file ({error}).") from error
     RunConfig.from_tables(tables, str(path))
     data = tables.get("data", {})
-    for name in _PATHS:
+    for name in PATHS:
         if data.get(name):
             data[name] = str(path.parent / data[name])
     return tables
@@ -204,7 +205,7 @@ def read_tables(path: str | Path) -> Tables:
 def write_config(path: str | Path, config: RunConfig) -> None:
     """Write a TOML file that repeats the run from anywhere: paths in it are absolute. Whole or not at all."""
     tables = config.to_tables()
-    for name in _PATHS:
+    for name in PATHS:
         if tables["data"].get(name):
             tables["data"][name] = str(Path(tables["data"][name]).absolute())
     with atomic_write(path) as temporary:

@@ -6,6 +6,7 @@ a fraction of the memory. There are no seams to blend.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -158,6 +159,13 @@ def predict(
     return labels
 
 
+def default_tile(model: UNet, image: Array, max_mem: float = MAX_MEM) -> int:
+    """Side of the tile, in pixels, that `predict` takes for an image. Raises ConfigError if none fits into `max_mem` MiB."""
+    image = as_image(image, model.spec.channels)
+    reserved = image.shape[0] * image.shape[1] * np.dtype(_label_dtype(model)).itemsize
+    return _tile_for_budget(model, image, max_mem, reserved)
+
+
 def instances_of(labels: Array, min_size: int = 0) -> Array:
     """Objects of a segmentation: 4-connected components of everything that is not background.
 
@@ -198,19 +206,29 @@ def _tile_for_budget(model: UNet, image: Array, max_mem: float, reserved: int) -
     spec, (height, width) = model.spec, image.shape[:2]
     itemsize = model.head.params["w"].dtype.itemsize
     taken = BASELINE + image.nbytes + sum(array.nbytes for array in model.state().values()) + reserved
-    budget = (int(max_mem * shapes.MIB) - taken) * 4 // itemsize  # `tinyunet.shapes` counts in float32
-    try:
-        tile = shapes.tile_for_budget(spec, height, width, budget)
-        maps = shapes.forward_bytes(spec, tile) - shapes.WORKSPACE
-        x, proba = 4 * tile**2 * spec.channels, 4 * tile**2 * max(spec.classes, 2)
-        share = maps / max(maps + x + 2 * proba, x + 5 * proba)
-        tile = shapes.tile_for_budget(spec, height, width, shapes.WORKSPACE + int((budget - shapes.WORKSPACE) * share))
-    except ConfigError as error:
-        raise ConfigError(
-            f"predict: max_mem is {max_mem:g} MiB, of which process, image, weights and result take "
-            f"{taken / shapes.MIB:.0f} MiB. For tiles, {error}"
-        ) from None
-    return _tightened(model, height, width, tile)
+
+    def largest(mem: float) -> int:
+        """The tile for a budget of so many MiB; 0 if none fits."""
+        budget = (int(mem * shapes.MIB) - taken) * 4 // itemsize  # `tinyunet.shapes` counts in float32
+        try:
+            tile = shapes.tile_for_budget(spec, height, width, budget)
+            maps = shapes.forward_bytes(spec, tile) - shapes.WORKSPACE
+            x, proba = 4 * tile**2 * spec.channels, 4 * tile**2 * max(spec.classes, 2)
+            share = maps / max(maps + x + 2 * proba, x + 5 * proba)
+            return shapes.tile_for_budget(spec, height, width, shapes.WORKSPACE + int((budget - shapes.WORKSPACE) * share))
+        except ConfigError:
+            return 0
+
+    if tile := largest(max_mem):
+        return _tightened(model, height, width, tile)
+    enough = 1
+    while not largest(enough):
+        enough *= 2
+    least = bisect_left(range(enough), True, key=lambda mem: largest(mem) > 0)
+    raise ConfigError(
+        f"predict: max_mem of {max_mem:g} MiB is too small. Process, image, weights and result take {taken / shapes.MIB:.0f} "
+        f"MiB, the smallest tile the rest: give at least {least} MiB, or use a network of smaller base or depth."
+    )
 
 
 def _tightened(model: UNet, height: int, width: int, tile: int) -> int:

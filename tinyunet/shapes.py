@@ -198,7 +198,7 @@ def check_size(spec: UNetSpec, height: int, width: int, who: str = "UNet") -> No
             near = "; ".join(f"{axis} {' or '.join(map(str, nearest_sizes(spec, n)))}" for axis, n in axes)
         raise ShapeError(
             f"{who}: a {height}x{width} image does not fit depth {spec.depth} with {spec.padding} convolutions: {misfit}. "
-            f"Nearest sizes that work: {near}. `predict` takes any size."
+            f"Nearest sizes that work: {near}." + (" `predict` takes any size." if who != "tile_spans" else "")
         ) from None
 
 

@@ -13,9 +13,10 @@ run that was killed and resumed draws what it would have drawn, and ends with th
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,7 +34,7 @@ from tinyunet.data.weight_map import PRESETS as WEIGHT_MAPS
 from tinyunet.data.weight_map import WeightMap, cached_weight_map, class_weights, separate, weight_map
 from tinyunet.errors import ConfigError, DataError, TrainingError
 from tinyunet.files import atomic_write
-from tinyunet.inference import MAX_MEM, Average, instances_of, predict
+from tinyunet.inference import MAX_MEM, Average, default_tile, instances_of, predict
 from tinyunet.metrics import Scores, evaluate_pair, total
 from tinyunet.optim import SGD, Adam, Optimizer, ScheduleName, schedule
 from tinyunet.unet import UNet
@@ -64,7 +65,7 @@ class TrainConfig:
     border          pixels of background to open between touching objects, even; 0 leaves them touching
     normalization   "image", "percentile" (for fluorescence), "dataset" or "none", see `Normalization`
     augment         see `Augment`
-    validate_every  steps between validations; 0: ten in the run
+    validate_every  steps between validations; 0: ten in the run. The best one is that of the highest `quality`
     save_every      steps between checkpoints; 0: at every validation
     min_size        objects with fewer pixels are removed before SEG is measured
     max_mem         MiB for a validation
@@ -104,7 +105,19 @@ class TrainConfig:
         if self.weight_map not in (*WEIGHT_MAPS, "balance", "none"):
             names = ", ".join((*WEIGHT_MAPS, "balance", "none"))
             raise ConfigError(f"TrainConfig: weight_map {self.weight_map!r} is none of {names}.")
-        schedule(self.schedule, 0, self.steps, self.warmup)  # raises for an unknown name
+        for name in ("lr", "max_mem"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"TrainConfig: {name} is {getattr(self, name)}. Give a positive number.")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"TrainConfig: momentum is {self.momentum}. Give at least 0 and less than 1; the paper has 0.99.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"TrainConfig: weight_decay is {self.weight_decay}. Give 0 or a positive number.")
+        if self.border % 2:
+            raise ConfigError(f"TrainConfig: border is {self.border}. Give an even number: each of two objects gives half.")
+        # These raise for a name or a number that cannot be.
+        schedule(self.schedule, 0, self.steps, self.warmup)
+        Normalization(self.normalization)
+        self.weights()
 
     def weights(self) -> WeightMap | None:
         """The weight map's settings, or None for weights of 1."""
@@ -157,13 +170,15 @@ def fit(
     """Train a network; yields a record after every step.
 
     With `out` the folder receives last.safetensors (after every validation, every `save_every` steps, at the end, and when
-    the loop over the records is left early), best.safetensors (highest mean foreground IoU on `val`), log.csv, and the
-    weight maps' cache. `resume` continues from last.safetensors in that folder, and gives the same result as a run that was
-    never interrupted.
+    the loop over the records is left early), best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or
+    IoU alone where no objects are annotated), log.csv, and the weight maps' cache. `resume` continues from last.safetensors
+    in that folder, and gives the same result as a run that was never interrupted.
 
-    Raises ConfigError for settings that do not go together or a folder that already holds a run, DataError for images that
-    do not suit the network, TrainingError when the loss or a weight is no longer finite; last.safetensors is then the state
-    before things went wrong.
+    Settings and images are checked by the call itself, before anything is written.
+
+    Raises ConfigError for settings that do not go together, too little memory to validate, or a folder that already holds a
+    run; DataError for images that do not suit the network, or are not those that the run began with; TrainingError when the
+    loss or a weight is no longer finite; last.safetensors is then the state before things went wrong.
     """
     config = config or TrainConfig()
     folder = Path(out) if out is not None else None
@@ -177,12 +192,31 @@ def fit(
         )
     if resume and out is None:
         raise ConfigError("fit: there is no run to resume without its folder. Give out=...")
+    for sample in {sample.image.shape: sample for sample in val}.values():
+        try:
+            default_tile(model, sample.image, config.max_mem)
+        except ConfigError as error:
+            raise ConfigError(f"fit: {sample.name} could not be validated. {error}") from None
+    return _steps(model, train, val, config, folder, resume, class_names)
+
+
+def _steps(
+    model: UNet,
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    config: TrainConfig,
+    folder: Path | None,
+    resume: bool,
+    class_names: tuple[str, ...],
+) -> Iterator[StepRecord]:
+    """The generator that `fit` returns."""
     optimizer = make_optimizer(model, config)
     normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
-    start, best = 0, None
+    start, best, data = 0, None, ""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        start, best, normalization = _open_run(folder, resume, model, optimizer, config, normalization)
+        data = _digest(train, val)
+        start, best, normalization = _open_run(folder, resume, model, optimizer, config, normalization, data)
     prepared = prepare(train, config, normalization, folder / "weights" if folder is not None else None)
     tile = tile_size(model, train, config)
     validate_every = config.validate_every or max(1, config.steps // 10)
@@ -198,14 +232,15 @@ def fit(
 
             model.seed_dropout(rng)
             optimizer.lr = config.lr * schedule(config.schedule, step - 1, config.steps, config.warmup)
-            logits = model.forward(x)
-            loss, dlogits = energy(logits, labels, weights)
-            if not math.isfinite(loss):
-                model.train()  # drops what the forward pass remembered
-                raise TrainingError(_not_finite(f"the loss is {loss}", step, optimizer.lr, names, folder))
-            model.backward(dlogits)
-            optimizer.step()
-            model.zero_grad()
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what overflows is found below, and named
+                logits = model.forward(x)
+                loss, dlogits = energy(logits, labels, weights)
+                if not math.isfinite(loss):
+                    model.train()  # drops what the forward pass remembered
+                    raise TrainingError(_not_finite(f"the loss is {loss}", step, optimizer.lr, names, folder))
+                model.backward(dlogits)
+                optimizer.step()
+                model.zero_grad()
             _check_finite({**model.state(), **optimizer.state()}, step, optimizer.lr, names, folder)
             seconds = time.perf_counter() - began
 
@@ -216,13 +251,14 @@ def fit(
                 if scores is not None:
                     notes += _constant_output(scores)
                     # NaN where there is no foreground, neither true nor predicted: nothing to be best at.
-                    if not math.isnan(scores.mean_iou) and (best is None or scores.mean_iou > best["mean_iou"]):
-                        best = {"step": step, **scores.as_dict()}
-                        notes.append(f"best so far: IoU {scores.mean_iou:.4f}")
+                    numbers = scores.as_dict()
+                    if not math.isnan(quality(numbers)) and (best is None or quality(numbers) > quality(best)):
+                        best = {"step": step, **numbers}
+                        notes.append(f"best so far: {score_text(numbers, 4)}")
             record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
             log.write(record)  # before the checkpoint: a resumed run drops lines that are too many, but cannot add one
             if folder is not None and (last or scores is not None or step % save_every == 0):
-                state = Checkpoint(model, normalization, class_names, step, best, config.to_dict())
+                state = Checkpoint(model, normalization, class_names, step, best, config.to_dict(), data=data)
                 if best is not None and best["step"] == step:
                     save_checkpoint(folder / "best.safetensors", state)
                 save_checkpoint(folder / "last.safetensors", state, optimizer)
@@ -230,7 +266,7 @@ def fit(
                 yield record
             except GeneratorExit:  # whoever drives the run has had enough: keep what was done since the last checkpoint
                 if folder is not None:
-                    state = Checkpoint(model, normalization, class_names, step, best, config.to_dict())
+                    state = Checkpoint(model, normalization, class_names, step, best, config.to_dict(), data=data)
                     save_checkpoint(folder / "last.safetensors", state, optimizer)
                 raise
 
@@ -323,6 +359,24 @@ def make_optimizer(model: UNet, config: TrainConfig) -> Optimizer:
     if config.optimizer == "sgd":
         return SGD(model, config.lr, config.momentum, config.weight_decay)
     return Adam(model, config.lr, weight_decay=config.weight_decay)
+
+
+def quality(scores: Mapping[str, Any]) -> float:
+    """What makes a step the best: the mean of IoU and SEG, or IoU alone where no objects are annotated; NaN if unknown.
+
+    `scores` is what `Scores.as_dict` gives. IoU alone would prefer a network that paints touching cells as one; SEG alone
+    jumps while few objects match.
+    """
+    iou, seg = scores["mean_iou"], scores["seg"]
+    if iou is None:
+        return math.nan
+    return float(iou if seg is None else (iou + seg) / 2)
+
+
+def score_text(scores: Mapping[str, Any], digits: int = 3) -> str:
+    """"IoU 0.757, SEG 0.552"; without SEG where no objects are annotated."""
+    named = {"IoU": scores["mean_iou"], "SEG": scores["seg"]}
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in named.items() if value is not None) or "no cells to score"
 
 
 def tile_size(model: UNet, samples: Sequence[Sample], config: TrainConfig) -> tuple[int, int]:
@@ -418,15 +472,36 @@ def _check_finite(
 
 
 def _not_finite(what: str, step: int, lr: float, names: tuple[str, ...], folder: Path | None) -> str:
-    kept = f" {folder / 'last.safetensors'} holds the last good state, if one was saved." if folder is not None else ""
+    last = folder / "last.safetensors" if folder is not None else None
+    kept = f" {last} holds the last good state." if last is not None and last.exists() else ""
     return (
         f"fit: {what} at step {step} (learning rate {lr:.3g}, images {', '.join(names)}). "
         f"Lower the learning rate, and look at these images.{kept}"
     )
 
 
+def _digest(train: Sequence[Sample], val: Sequence[Sample]) -> str:
+    """A fingerprint of all images, masks and names, in their order; that of other data differs."""
+    digest = hashlib.blake2b(digest_size=16)
+    for samples in (train, val):
+        digest.update(f"{len(samples)} images".encode())
+        for sample in samples:
+            digest.update(sample.name.encode("utf-8", "surrogateescape"))
+            for array in (sample.image, sample.labels, sample.instances):
+                if array is not None:
+                    digest.update(f"{array.shape} {array.dtype}".encode())
+                    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def _open_run(
-    folder: Path, resume: bool, model: UNet, optimizer: Optimizer, config: TrainConfig, normalization: Normalization
+    folder: Path,
+    resume: bool,
+    model: UNet,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    normalization: Normalization,
+    data: str,
 ) -> tuple[int, dict[str, Any] | None, Normalization]:
     """Steps done, best scores and normalisation: of a new run, or of the one in the folder, whose state is loaded."""
     last = folder / "last.safetensors"
@@ -448,6 +523,10 @@ def _open_run(
                 f"fit: the run in {folder} has {name} = {saved.config.get(name)!r}, asked for is {value!r}. "
                 "Resume with the same settings, or start a new run in another folder."
             )
+    if saved.data and saved.data != data:
+        raise DataError(
+            f"fit: the images or masks changed since the run in {folder} began. Bring the old ones back, or start a new run."
+        )
     model.load_state(saved.model.state())
     optimizer.load_state(saved.optimizer, saved.step)
     return saved.step, saved.best, saved.normalization

@@ -241,7 +241,7 @@ def test_alpha(tmp_path):
     Image.fromarray(pixels).save(path)
     assert message(read_image, path) == (
         f"read_image: {path} has an alpha channel that hides pixels (alpha goes down to 30). Flatten it when saving, or read it "
-        f"with drop_alpha=True.")
+        f"with drop_alpha=True (train, evaluate: --drop-alpha).")
     assert message(read_mask, path) == (
         f"read_mask: {path} has an alpha channel that hides pixels. Save the mask without one.")
     assert (read_image(path, drop_alpha=True) == 7).all()

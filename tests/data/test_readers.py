@@ -1,12 +1,13 @@
 """Data sets arrive whole and in order, and a wrong mask is refused in one line that says what to do."""
 
+import io
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tinyunet.data.images import write_image, write_labels
+from tinyunet.data.images import read_mask, write_image, write_labels
 from tinyunet.data.readers import (
     parse_label_map,
     read_ctc,
@@ -17,7 +18,7 @@ from tinyunet.data.readers import (
     read_npz,
     read_tiff_pair,
 )
-from tinyunet.data.sample import IGNORE
+from tinyunet.data.sample import IGNORE, Dataset, Sample, describe
 from tinyunet.errors import ConfigError, DataError, TinyUNetError
 
 TWO = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 1]], np.uint8)  # two pieces of foreground
@@ -195,8 +196,9 @@ def test_negative_numbers(tmp_path):
     Image.fromarray(TWO.astype(np.int32) - 1).save(root / "masks" / "a.tif")
     assert '{0: 0, -1: "ignore"}'.replace('"', "'") in message(read_folder, root)
     assert set(np.unique(read_folder(root, label_map={0: 1, -1: "ignore"})[0].labels)) == {IGNORE, 1}
-    assert 'holds -1, which is no instance id (1 to 2147483647). Say that it is unknown, label_map={-1: "ignore"}' in message(
-        read_folder, root, kind="instances")
+    assert ("holds -1, which is no instance id (1 to 2147483647). Say that it is unknown, "
+            "label_map={-1: 'ignore'} (command line: --label-map -1:ignore), or "
+            "background, {-1: 0}.") in message(read_folder, root, kind="instances")
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes"])
@@ -212,7 +214,8 @@ def test_instance_masks_given_as_classes(tmp_path, kind):
 def test_few_ids_given_as_binary(tmp_path):
     """A handful of numbers under kind="binary": classes and instances are both named."""
     assert message(read_folder, folder(tmp_path, {"a": IDS})).endswith(
-        ' Or use kind="classes", or kind="instances" if every object has its own number.')
+        ' Or use kind="classes" (command line: --kind classes), or kind="instances" (command line: --kind instances) if every '
+        'object has its own number.')
 
 
 def test_foreground_given_as_instances(tmp_path):
@@ -220,7 +223,8 @@ def test_foreground_given_as_instances(tmp_path):
     root = folder(tmp_path / "a", {"a": TWO * 255})
     assert message(read_folder, root, kind="instances") == (
         f"read_folder: no mask holds more than one id; {root}/masks/a.png holds 255, as a foreground mask does. To take each "
-        f'connected piece for an object, use read_folder with instances="components"; if these are ids, with instances="ids".')
+        f'connected piece for an object, use instances="components" (command line: --instances components); if these are ids, '
+        f'instances="ids" (command line: --instances ids).')
     assert "a.png holds 1, in 2 pieces, as a" in message(read_folder, folder(tmp_path / "b", {"a": TWO}), kind="instances")
     assert read_folder(root, kind="instances", instances="ids")[0].instances.max() == 255
     assert read_folder(folder(tmp_path / "c", {"a": np.array([[0, 1]])}), kind="instances")
@@ -229,11 +233,82 @@ def test_foreground_given_as_instances(tmp_path):
         read_folder, root, kind="instances", instances="components")
 
 
+def cells(size=96):
+    """Instance ids: a ring, a line that is 8-connected only, one cell cut in three by another, and discs."""
+    y, x = np.mgrid[:size, :size]
+    ids = np.zeros((size, size), np.uint8)
+    ids[(abs(y - 10) < 2) & (x > 2)] = 50
+    ids[(x % 30 == 20) & (y < 20)] = 70  # 50 lies in four pieces now, and 70 in three columns
+    for i in range(9):
+        ids[np.hypot(y - 35 - 22 * (i // 3), x - 15 - 30 * (i % 3)) < 9] = 90 + 18 * i
+    ids[y == x + 20] = 20
+    return ids
+
+
+def resized(mask, factor=1.5):
+    size = [int(n * factor) for n in mask.shape[::-1]]
+    return np.rint(np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))).astype(np.uint8)
+
+
+def jpeg(mask, quality):
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+DAMAGE = {
+    "ids resized": resized,
+    "foreground resized": lambda ids: resized(np.where(ids > 0, 255, 0)),
+    "ids as JPEG": lambda ids: jpeg(ids, 90),
+    "foreground as JPEG": lambda ids: jpeg(np.where(ids > 0, 255, 0).astype(np.uint8), 75),
+    "swapped": lambda ids: np.random.default_rng(1).normal(100 + 0.2 * ids, 20).clip(0, 255).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_ids_that_are_grey_values(tmp_path, damage):
+    """Instance masks after interpolation or JPEG, and photographs, are refused by their scattered ids; whole ones pass."""
+    assert len(read_folder(folder(tmp_path / "good", {"a": cells()}), kind="instances")) == 1
+    root = folder(tmp_path / "bad", {"a": cells(), "b": DAMAGE[damage](cells())})
+    for options in ({}, {"instances": "components"}, {"label_map": {0: 0}}):
+        if "instances" in options:
+            (root / "images" / "a.png").unlink()
+            (root / "masks" / "a.png").unlink()
+        text = message(read_folder, root, kind="instances", **options)
+        assert text.startswith(f"read_folder: {root}/masks/b.png holds ")
+        assert "separate pieces each (id " in text
+    assert len(read_folder(root, kind="instances", instances="ids")) == 1
+
+
+def test_ids_that_are_grey_values_in_words(tmp_path):
+    """The refusal counts the ids and the pieces, and names every remedy."""
+    mask = np.zeros((9, 9), np.uint8)
+    mask[::2, ::2] = [[1, 2, 3, 4, 5]] * 5  # five ids of five pieces each
+    mask[8, 8] = 4
+    mask[7, 8] = 4
+    root = folder(tmp_path, {"a": mask})
+    assert message(read_folder, root, kind="instances") == (
+        f"read_folder: {root}/masks/a.png holds 5 ids, and 5 of them lie in 3 or more separate pieces each (id 4 in 6), as grey "
+        f"values do and objects do not. Was the mask resized with interpolation or saved as JPEG on the way? Export it again "
+        f"from its source, as PNG or 16-bit TIFF. Are the folders of images and masks swapped? Swap them. If these are ids, say "
+        f'so with instances="ids" (command line: --instances ids).')
+
+
 def test_unnamed_numbers(tmp_path):
     """A number that the map does not name is refused, not taken for background."""
     root = folder(tmp_path, {"a": np.array([[0, 255, 7]])})
     assert message(read_folder, root, label_map={0: 0, 255: 1}) == (
-        f"read_folder: {root}/masks/a.png holds 0, 7, 255, and label_map does not name 7. Add 7: CLASS or 7: \"ignore\" to it.")
+        f"read_folder: {root}/masks/a.png holds 0, 7, 255, and label_map does not name 7. Add 7: CLASS or 7: \"ignore\" to "
+        f"it (command line: 7:CLASS or 7:ignore).")
+
+
+def test_many_unnamed_numbers(tmp_path):
+    """Seventy numbers that the map does not name are a damaged mask: nobody is told to name them."""
+    root = folder(tmp_path, {"a": np.arange(72).reshape(8, 9)})
+    assert message(read_folder, root, label_map={0: 0, 71: 1}) == (
+        f"read_folder: {root}/masks/a.png holds 0, 1, 2, 3, 4, 5, 6, ... 71 (72 different numbers), and label_map does not name "
+        f'70 of them. If every object has its own number, use kind="instances" (command line: --kind instances); if the mask was '
+        f"resized with interpolation or saved as JPEG on the way, export it again from its source.")
 
 
 def test_more_labels_than_names(tmp_path):
@@ -243,7 +318,8 @@ def test_more_labels_than_names(tmp_path):
         read_folder, root, kind="classes", class_names=("a", "b", "c"))
     assert message(read_folder, root, kind="classes", class_names=("a", "b", "c"), label_map={0: 0, 1: 1, 3: 3},
                    error=ConfigError) == (
-        "read_folder: label_map says 3: 3, and there are 3 classes, from 0 on. Name every class in class_names.")
+        "read_folder: label_map says 3: 3, and there are 3 classes, from 0 on. Name every class in class_names (command line: "
+        "--class-names).")
 
 
 def test_nothing_in_the_foreground(tmp_path):
@@ -289,7 +365,7 @@ def test_partners(tmp_path):
     for i in range(1, 9):
         (root / "images" / f"{i}.png").unlink()
     assert message(read_folder, root) == (
-        f"read_folder: 1 of 2 masks have no image: 8.png. Add their images to {root}/images, or move these masks elsewhere.")
+        f"read_folder: 1 of 2 masks has no image: 8.png. Add their images to {root}/images, or move these masks elsewhere.")
     (root / "masks" / "0.png").unlink()
     assert message(read_folder, root) == (
         "read_folder: no mask belongs to any image. Images are named like 0.png, masks like 8.png. Name a mask like its image, "
@@ -310,12 +386,33 @@ def test_two_files_for_one_name(tmp_path):
 def test_mixed_images(tmp_path):
     """Grey with RGB, or 8 bits with 16, are refused with both files."""
     grey = np.zeros((3, 4), np.uint8)
-    root = folder(tmp_path / "x", {"a": TWO, "b": TWO}, {"a": grey, "b": np.stack([grey] * 3, -1)})
+    root = folder(tmp_path / "x", {"a": TWO, "b": TWO}, {"a": grey, "b": np.stack([grey, grey, TWO], -1)})
     assert message(read_folder, root) == (
         f"read_folder: {root}/images/b.png has 3 channels and {root}/images/a.png has 1 channel. Save all as grey or all as RGB.")
     root = folder(tmp_path / "y", {"a": TWO, "b": TWO}, {"a": grey, "b": grey.astype(np.uint16)})
     assert message(read_folder, root) == (
         f"read_folder: {root}/images/b.png is uint16 and {root}/images/a.png is uint8. Save all with the same depth.")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_grey_saved_as_rgb(tmp_path, rng, dtype):
+    """Three equal channels in all images are one; if one image is coloured, all stay RGB; two channels are not RGB."""
+    images = np.repeat(rng.integers(0, 256, (2, 3, 4, 1)), 3, axis=-1).astype(dtype)
+    path = tmp_path / "a.npz"
+    np.savez(path, images=images, labels=[TWO, TWO])
+    for sample, image in zip(read_npz(path), images, strict=True):
+        np.testing.assert_array_equal(sample.image, image[..., :1])
+        assert (sample.image.dtype, sample.image.flags.c_contiguous) == (dtype, True)
+    for channel in range(3):
+        coloured = images.copy()
+        coloured[1, 0, 0, channel] += 1
+        np.savez(path, images=coloured, labels=[TWO, TWO])
+        np.testing.assert_array_equal([sample.image for sample in read_npz(path)], coloured)
+    np.savez(path, images=images[..., :2], labels=[TWO, TWO])
+    assert read_npz(path)[0].image.shape == (3, 4, 2)
+    rgb = images[0].astype(np.uint8)
+    root = folder(tmp_path / "mine", {"a": TWO, "b": TWO}, {"a": rgb, "b": rgb[..., 0]})  # grey in two ways
+    assert {sample.image.shape for sample in read_folder(root)} == {(3, 4, 1)}
 
 
 def test_folders_that_are_not_there(tmp_path):
@@ -331,30 +428,33 @@ def test_folders_that_are_not_there(tmp_path):
         f"nothing.")
     (tmp_path / "set" / "labels").mkdir()
     assert message(read_folder, tmp_path / "set") == (
-        f"read_folder: {tmp_path / 'set'} has masks/ and labels/. Say which: read_folder(images, masks).")
+        f"read_folder: {tmp_path / 'set'} has masks/ and labels/. Say which: read_folder(images, masks) (command line: "
+        f"IMAGES --masks FOLDER).")
     write_image(tmp_path / "a.png", TWO)
     assert message(read_folder, tmp_path) == (
         f"read_folder: {tmp_path} has no images/ and masks/ in it, and none of its files is named as a mask (a.png and "
-        f"a_mask.png). Give both folders: read_folder(images, masks).")
+        f"a_mask.png). Give both folders: read_folder(images, masks) (command line: IMAGES --masks FOLDER).")
 
 
 @pytest.mark.parametrize(("options", "text"), [
     ({"kind": "multi"}, """kind 'multi' is none of "binary", "classes", "instances". See read_folder."""),
     ({"instances": "pieces"}, """instances 'pieces' is neither "ids" nor "components". See read_folder."""),
     ({"kind": "classes", "instances": "components"},
-     'instances="components" needs one foreground class. Use kind="binary" or "instances".'),
+     'instances="components" needs one foreground class. Use kind="binary" or "instances" (command line: --kind).'),
     ({"instances": "ids"},
-     'instances="ids" says that masks hold ids, kind="binary" that they hold classes. Use kind="instances".'),
+     'instances="ids" says that masks hold ids, kind="binary" that they hold classes. Use kind="instances" (command line: '
+     '--kind instances).'),
     ({"class_names": ("a", "b", "c")}, 'class_names has 3 names and kind="binary" needs 2, background first.'),
     ({"kind": "classes", "class_names": ("a",)},
-     'class_names has 1 names and kind="classes" needs at least 2, background first.'),
+     'class_names has 1 name and kind="classes" needs at least 2, background first.'),
     ({"label_map": {}}, "label_map is empty. Name every number that the masks hold, e.g. {0: 0, 255: 1}."),
     ({"label_map": {"0": 0}}, """label_map says '0': 0. It maps integers to classes 0, 1, ... or to "ignore"."""),
     ({"label_map": {0: -1}}, """label_map says 0: -1. It maps integers to classes 0, 1, ... or to "ignore"."""),
-    ({"label_map": {0: 0, 9: 2}}, 'label_map says 9: 2, and there are 2 classes, from 0 on. Use kind="classes".'),
+    ({"label_map": {0: 0, 9: 2}}, 'label_map says 9: 2, and there are 2 classes, from 0 on. Use kind="classes" (command line: '
+     '--kind classes).'),
     ({"kind": "instances", "label_map": {9: 1}},
      'label_map says 9: 1, and in instance masks every number is an object. Map to 0 or "ignore" only; or take pieces as '
-     'objects with instances="components".')])
+     'objects with instances="components" (command line: --instances components).')])
 def test_options(tmp_path, options, text):
     """Options that make no sense are refused by name."""
     assert message(read_folder, folder(tmp_path, {"a": TWO}), error=ConfigError, **options) == f"read_folder: {text}"
@@ -595,7 +695,8 @@ def test_read_dataset_refused(tmp_path):
     assert message(read_dataset, tmp_path) == (
         f"read_dataset: {tmp_path} holds set1/, and none of these: images/ and masks/ (or image/ and label/); pairs a.png and "
         f"a_mask.png; 01/ and 01_GT/ (Cell Tracking Challenge); train-volume.tif and train-labels.tif (ISBI 2012); folders with "
-        f"images/ and masks/ in them (DSB 2018). Give two folders, images and masks, or name the format.")
+        f"images/ and masks/ in them (DSB 2018). Give the folder of the images and masks=... (command line: "
+        f"--masks FOLDER), or name the format (--format).")
     assert message(read_dataset, tmp_path, "coco", error=ConfigError) == (
         "read_dataset: there is no format 'coco'. Use auto or one of folder, tiff, npz, isbi2012, ctc, dsb2018.")
     root = folder(tmp_path / "mine", {"a": TWO})
@@ -604,13 +705,64 @@ def test_read_dataset_refused(tmp_path):
         f"instances, partial, drop_alpha.")
     path = write_image(tmp_path / "a.tif", TWO)
     assert message(read_dataset, path, error=ConfigError) == (
-        f"read_dataset: {path} is a TIFF without its masks. Give the option masks, a TIFF of as many pages.")
+        f"read_dataset: {path} is a TIFF without its masks. Give a TIFF of as many pages as masks=... (command line: "
+        f"--masks FILE).")
     path = write_image(tmp_path / "a.png", TWO)
     assert message(read_dataset, path) == (
         f"read_dataset: {path} is neither .npz nor .tif. Give a folder, an .npz file, or a multi-page TIFF and its masks.")
 
 
+@pytest.mark.parametrize(("title", "sub"), [("my_dsb_cells", ("images", "masks")), ("my_isbi_cells", ("image", "label"))])
+def test_a_folder_that_is_only_called_so(tmp_path, title, sub):
+    """Folders of one's own, named after a challenge, take the options of a plain folder."""
+    root = folder(tmp_path / title, {"a": IDS}, sub=sub)
+    np.testing.assert_array_equal(read_dataset(root, kind="instances")[0].instances, IDS)
+    assert len(read_dataset(root, kind="classes", label_map={0: 0, 3: 1, 7: 2, 9: 3}).class_names) == 4
+    assert read_dataset(root, kind="instances", class_names=("no", "yes")).class_names[1] == "yes"
+
+
+def test_kind_said_twice(dsb, ctc):
+    """kind="instances" is allowed where the data are instances anyway; another kind is not."""
+    assert len(read_dataset(dsb, kind="instances")) == len(read_dataset(ctc, kind="instances")) == 2
+    assert message(read_dataset, dsb, kind="binary", error=ConfigError) == (
+        f"read_dataset: read_dsb2018, which reads {dsb}, has no option kind. It takes none.")
+
+
+# In one line
+
+def test_describe():
+    """Images, objects, their sizes and the share of the foreground among known pixels, on one line."""
+    image, ids = np.zeros((10, 10, 1), np.uint8), np.zeros((10, 10), np.int32)
+    ids[0, :4], ids[5, :8], ids[9, 0] = 300, 7, 2
+    labels = (ids > 0).astype(np.int32)
+    one = Sample("a", image, labels, ids)
+    assert describe(Dataset((one,))) == "1 image, 3 objects, median 4 px, smallest 1 px; foreground 13 %"
+    assert describe(Dataset((one, one))) == "2 images, 6 objects, median 4 px, smallest 1 px; foreground 13 %"
+    assert describe(Dataset((Sample("a", image, labels),))) == "1 image; foreground 13 %"
+    classes = labels.copy()
+    classes[5, :8], classes[6:8] = 2, IGNORE
+    assert describe(Dataset((Sample("a", image, classes),), ("rest", "cell", "dirt"))) == (
+        "1 image; cell 6 %, dirt 10 %, unknown 20 %")
+    assert describe(Dataset((Sample("a", image, labels * 0, ids * 0),))) == "1 image, 0 objects; foreground 0 %"
+    assert describe(Dataset((one,))[:0]) == "0 images"
+
+
 # Real images
+
+@pytest.mark.slow
+def test_real_ids_are_objects(real_data, tmp_path):
+    """No real instance mask is taken for grey values, under the check that only instances="ids" turns off."""
+    stems = []
+    for i, file in enumerate(sorted(file for pattern in ("dsb2018/masks/*", "t98g/*/instances_ids.png", "*/0?_?T/SEG/*.tif")
+                                    for file in real_data.glob(pattern))):
+        mask = read_mask(file)
+        write_labels(tmp_path / f"{i}_mask.png", mask)
+        write_image(tmp_path / f"{i}.png", np.zeros(mask.shape, np.uint8))
+        stems.append(file)
+    assert len(stems) > 100
+    assert len(read_folder(tmp_path, kind="instances")) == len(stems)
+    assert len(read_npz(real_data / "dsb2018" / "tiny32_256.npz", kind="instances")) == 32
+
 
 def test_real_isbi2012(real_data):
     """24 slices of 512x512, interiors as instances, found by the look of the folder."""

@@ -11,7 +11,7 @@ import typer
 from tinyunet import shapes
 from tinyunet.cli.app import app
 from tinyunet.cli.terminal import Meter, described, follow, number_text, out_console, say, table_of
-from tinyunet.demo import FULL, QUICK, Demo, Outcome
+from tinyunet.demo import FULL, QUICK, Demo, Outcome, Plan
 
 
 @app.command("demo", epilog="Example: tinyunet demo --quick --out tinyunet-demo")
@@ -45,7 +45,8 @@ def demo_(
     say(f"         {outcome.pictures[1]}  (loss, learning rate, scores)")
     say()
     say(f"Your own images, laid out as in {out / 'data'} (masks that number their objects):")
-    say("    tinyunet train MY_FOLDER --kind instances --out runs/first")
+    own = ["tinyunet", "train", "MY_FOLDER", "--kind", "instances", *_options(plan), "--out", "runs/first"]
+    say(f"    {shlex.join(own)}")
     say("Segment images with the network just trained:")
     command = [
         "tinyunet",
@@ -57,6 +58,16 @@ def demo_(
         str(out / "predictions"),
     ]
     say(f"    {shlex.join(command)}")
+
+
+def _options(plan: Plan) -> list[str]:
+    """The plan's network and training as options of `train`, as far as they are not the defaults."""
+    options = []
+    for settings in (plan.network, plan.train):
+        for name, value in vars(settings).items():
+            if value != getattr(type(settings)(), name):
+                options += ["--" + name.replace("_", "-"), f"{value:g}" if isinstance(value, float) else str(value)]
+    return options
 
 
 def _print_outcome(outcome: Outcome, tested: int) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from tinyunet.backend import Array
 from tinyunet.checkpoint import load_checkpoint
 from tinyunet.cli.app import app
+from tinyunet.cli.inputs import check_checkpoint, fit_channels, grey_note
 from tinyunet.cli.options import (
     Averaging,
     CheckpointFile,
@@ -28,7 +29,7 @@ from tinyunet.cli.options import (
     Partial,
     Sequence_,
     Source,
-    Tile,
+    TileIn,
     given_options,
 )
 from tinyunet.cli.terminal import Meter, number_text, out_console, say, table_of
@@ -69,7 +70,7 @@ def evaluate(
         typer.Option(help="predicted objects with fewer pixels do not count (default as in training)", min=0, show_default=False),
     ] = None,
     max_mem: MaxMem = MAX_MEM,
-    tile: Tile = None,
+    tile_in: TileIn = None,
     em: Annotated[
         bool, typer.Option("--em", help="also the EM challenge's: foreground-restricted Rand and information, warping error")
     ] = False,
@@ -83,9 +84,17 @@ def evaluate(
     Pixels and objects of all images count together. SEG (the mean over annotated objects of their IoU, 0 where none matches)
     needs masks that tell objects apart.
     """
-    data_options = given_options(locals(), "checkpoint", "average", "min_size", "max_mem", "tile", "em", "each", "json_file")
+    check_checkpoint(checkpoint, "evaluate", "DATA")
+    data_options = given_options(locals(), "checkpoint", "average", "min_size", "max_mem", "tile_in", "em", "each", "json_file")
     data = RunConfig.from_tables(put({}, data_options), "options").data.read()
     trained = load_checkpoint(checkpoint)
+    # All before the first is measured, which may take long.
+    channels = trained.model.spec.channels
+    # Reading made one channel of three equal ones; a network of colour images gets them back.
+    stored = [np.repeat(s.image, 3, -1) if (s.image.shape[-1], channels) == (1, 3) else s.image for s in data]
+    images = [fit_channels(image, channels, "evaluate", f"image {s.name}") for image, s in zip(stored, data, strict=True)]
+    if greyed := sum(image.shape != before.shape for image, before in zip(images, stored, strict=True)):
+        say(grey_note(greyed))
     least = trained.config.get("min_size", 0) if min_size is None else min_size
     scores: dict[str, Scores] = {}
     topology: dict[str, _Topology] = {}
@@ -95,9 +104,9 @@ def evaluate(
             "or --kind instances if every object has its own number."
         )
     with Meter("measuring", "image") as meter:
-        for i, sample in enumerate(data):
+        for i, (image, sample) in enumerate(zip(images, data, strict=True)):
             labels = predict(
-                trained.model, sample.image, trained.normalization, tile=tile, max_mem=max_mem, average=cast(Average, average)
+                trained.model, image, trained.normalization, tile=tile_in, max_mem=max_mem, average=cast(Average, average)
             )
             objects = instances_of(labels, least)
             scores[sample.name] = evaluate_pair(

@@ -69,9 +69,12 @@ Averaging = Annotated[
     ),
 ]
 MaxMem = Annotated[float, typer.Option(help="MiB that the whole process may take; tiles are made to fit")]
-Tile = Annotated[
+TileIn = Annotated[
     int | None,
-    typer.Option(help="side of the network's input in pixels, instead of the largest that --max-mem allows", show_default=False),
+    typer.Option(
+        help="side of the network's input in pixels, instead of the largest that --max-mem allows; --tile of train is its output",
+        show_default=False,
+    ),
 ]
 
 

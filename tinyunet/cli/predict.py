@@ -13,9 +13,11 @@ from tinyunet import plot, shapes
 from tinyunet.backend import Array
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.cli.app import app
-from tinyunet.cli.options import Averaging, CheckpointFile, MaxMem, Tile
+from tinyunet.cli.inputs import check_checkpoint, fit_channels, grey_note
+from tinyunet.cli.options import Averaging, CheckpointFile, MaxMem, TileIn
 from tinyunet.cli.terminal import Meter, new_folder, say
 from tinyunet.data.images import SUFFIXES, read_image, read_stack, write_image, write_labels
+from tinyunet.data.sample import counted
 from tinyunet.errors import ConfigError, DataError
 from tinyunet.files import atomic_write
 from tinyunet.inference import MAX_MEM, Average, instances_of, predict, predict_proba
@@ -54,7 +56,7 @@ def predict_(
     min_size: Annotated[int, typer.Option(help="remove objects with fewer pixels", min=0)] = 0,
     average: Averaging = "none",
     max_mem: MaxMem = MAX_MEM,
-    tile: Tile = None,
+    tile_in: TileIn = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace results that are there already")] = False,
 ) -> None:
     """Segment images of any size.
@@ -67,21 +69,27 @@ def predict_(
         raise ConfigError("predict: nothing is to be written. Ask for --labels, --instances, --proba or --overlay.")
     if suffix not in ("png", "tif"):
         raise ConfigError(f"predict: --suffix {suffix} is neither png nor tif, which lose nothing.")
+    check_checkpoint(checkpoint, "predict", "IMAGES")
     files = _image_files(images)
+    _check_out(out, files)
     for file in files:
         for name in (file.stem, _page_name(file, 0)):
-            _check_targets(wanted.paths(out, name), files, overwrite)
+            _check_targets(wanted.paths(out, name), overwrite)
     trained = load_checkpoint(checkpoint)
+    channels = trained.model.spec.channels
+    # All are looked at before the first result, for a result may take long.
+    if greyed := sum(_read(file, channels)[1] for file in files):
+        say(grey_note(greyed))
     new_folder(out)
     written: list[Path] = []
     pages = 0
     with Meter(f"{len(files)} images" if len(files) > 1 else files[0].name, "image" if len(files) > 1 else "tile") as meter:
         for i, file in enumerate(files):
-            stack = read_stack(file) if file.suffix.lower() in (".tif", ".tiff") else read_image(file)[None]
+            stack, _ = _read(file, channels)
             pages += len(stack)
             for t, image in enumerate(stack):
                 paths = wanted.paths(out, file.stem if len(stack) == 1 else _page_name(file, t))
-                _check_targets(paths, files, overwrite)
+                _check_targets(paths, overwrite)
 
                 def show(done: int, n: int, i: int = i, t: int = t, count: int = len(stack), name: str = file.name) -> None:
                     if len(files) > 1:
@@ -90,9 +98,8 @@ def predict_(
                         meter.show(t * n + done, count * n)
 
                 memory = max_mem - (stack.nbytes - image.nbytes) / shapes.MIB
-                written += _segment(trained, image, paths, cast(Average, average), memory, tile, min_size, show)
-    plural = "s" * (pages != 1)
-    say(f"{pages} image{plural} segmented; {len(written)} files in {out}, e.g. {written[0].name}")
+                written += _segment(trained, image, paths, cast(Average, average), memory, tile_in, min_size, show)
+    say(f"{counted(pages, 'image')} segmented; {counted(len(written), 'file')} in {out}, e.g. {written[0].name}")
 
 
 def _segment(
@@ -160,15 +167,27 @@ def _image_files(images: Sequence[Path]) -> list[Path]:
     return files
 
 
+def _read(file: Path, channels: int) -> tuple[Array, bool]:
+    """-> (T, H, W, channels), T = 1 but for a TIFF of several pages; whether three equal channels became one"""
+    stored = read_stack(file) if file.suffix.lower() in (".tif", ".tiff") else read_image(file)[None]
+    stack = fit_channels(stored, channels, "predict", file)
+    return stack, stack.shape != stored.shape
+
+
 def _page_name(file: Path, t: int) -> str:
     return f"{file.stem}_{t:03d}"
 
 
-def _check_targets(paths: dict[str, Path], inputs: Sequence[Path], overwrite: bool) -> None:
-    """Results never replace an image that is read, and other files only when told to."""
-    sources = {file.resolve() for file in inputs}
+def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Results never lie among images: they would be segmented the next time, and could replace one."""
+    if out.resolve() in {folder for file in inputs for folder in (file.parent.resolve(), file.resolve().parent)}:
+        raise DataError(
+            f"predict: --out {out} holds the images. Choose a folder for results alone, e.g. --out {out / 'predictions'}."
+        )
+
+
+def _check_targets(paths: dict[str, Path], overwrite: bool) -> None:
+    """Results replace files only when told to."""
     for path in paths.values():
-        if path.resolve() in sources:
-            raise DataError(f"predict: {path} is one of the images, and a result would be written over it. Choose another --out.")
         if path.exists() and not overwrite:
             raise DataError(f"predict: {path} is there already. Give --overwrite, or another --out.")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyunet import plot, shapes
+from tinyunet.checkpoint import load_checkpoint
 from tinyunet.cli.app import app
 from tinyunet.cli.options import (
     ClassNames,
@@ -29,11 +30,11 @@ from tinyunet.cli.options import (
     given_options,
 )
 from tinyunet.cli.terminal import described, follow, new_folder, say
-from tinyunet.config import RunConfig, Tables, put, read_tables, write_config
+from tinyunet.config import PATHS, DataConfig, RunConfig, Tables, put, read_tables, write_config
 from tinyunet.data.augment import Augment
+from tinyunet.data.sample import describe
 from tinyunet.errors import ConfigError
-from tinyunet.metrics import Scores
-from tinyunet.train import fit, tile_size
+from tinyunet.train import fit, score_text, tile_size
 from tinyunet.unet import UNet
 
 
@@ -94,8 +95,14 @@ def train(
     ] = None,
     w0: Annotated[float | None, _train("w0", "its weight between touching cells", default="the map's; 2015: 10")] = None,
     sigma: Annotated[float | None, _train("sigma", "its width in pixels", default="the map's; 2015: 5")] = None,
+    balance: Annotated[
+        str | None,
+        _train("balance", "how it balances classes; none lets rare ones be rare", "frequency|distance|none", "the map's"),
+    ] = None,
     border: Annotated[int | None, _train("border", "pixels to open between touching objects, even")] = None,
-    normalization: Annotated[str | None, _train("normalization", "of grey values", "image|dataset|none")] = None,
+    normalization: Annotated[
+        str | None, _train("normalization", "of grey values; percentile for fluorescence", "image|percentile|dataset|none")
+    ] = None,
     validate_every: Annotated[
         int | None, _train("validate_every", "steps between validations", default="a tenth of the steps")
     ] = None,
@@ -126,13 +133,15 @@ def train(
     """Train a network on annotated images.
 
     The run's folder receives best.safetensors and last.safetensors, log.csv, curves.png, and config.toml, which repeats the
-    run. Ctrl-C saves and says how to go on. The default network is small, for a laptop; the paper's is --base 64 --depth 4.
+    run. The best step has the highest mean of IoU and SEG on the images that validate; IoU alone, if the masks tell no objects
+    apart. Ctrl-C saves and says how to go on. The default network is small, for a laptop; the paper's is --base 64 --depth 4.
     """
     options = given_options(locals(), "out", "resume", "config", "augment")
     settings, folder = _open_run(out, resume, config, options, augment)
     train_data, val_data_ = settings.data.read_split(settings.train.seed)
     spec = settings.network.spec(train_data[0].image.shape[-1], len(train_data.class_names))
     model = UNet(spec, rng=settings.train.seed)
+    records = fit(model, train_data, val_data_, settings.train, out=folder, resume=resume)  # refuses before there is a folder
     if not resume:
         new_folder(folder)
         write_config(folder / "config.toml", RunConfig(settings.data, settings.network.filled(spec), settings.train))
@@ -140,25 +149,28 @@ def train(
     tile_in, tile_out = tile_size(model, train_data, settings.train)
     memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=1 + (settings.train.optimizer == "adam"))
     names = ", ".join(train_data.class_names)
-    say(f"data     {len(train_data)} images to train on, {len(val_data_)} to validate; classes {names}")
+    say(f"training {describe(train_data)}")
+    if len(val_data_):
+        say(f"validate {describe(val_data_)}")
+    say(f"classes  {names}")
     say(f"network  {described(spec)}: {shapes.count_params(spec):,} parameters")
     say(f"step     {settings.train.batch} x {tile_in} px in, {tile_out} px out, about {memory / shapes.MIB:,.0f} MiB")
     say(f"run      {folder}")
-    records = fit(model, train_data, val_data_, settings.train, out=folder, resume=resume)
     last = follow(records, "training", settings.train.steps)
 
     if last is None:  # a finished run was resumed
         say(f"This run has all its {settings.train.steps} steps. For more, start a new run with more --steps.")
         return
-    if (folder / "log.csv").exists():
-        plot.save(plot.training_curves(plot.read_log(folder / "log.csv")), folder / "curves.png")
+    plot.save(plot.training_curves(plot.read_log(folder / "log.csv")), folder / "curves.png")
     if last.step < settings.train.steps:
         say(f"Interrupted after step {last.step} of {settings.train.steps}. Saved {folder / 'last.safetensors'}. Go on with:")
         say(f"    {shlex.join(['tinyunet', 'train', '--resume', '--out', str(folder)])}")
         raise typer.Exit(130)
     best = folder / ("best.safetensors" if (folder / "best.safetensors").exists() else "last.safetensors")
     if last.scores is not None:
-        say(f"Last validation: IoU {last.scores.mean_iou:.4f}" + seg_text(last.scores) + f". Curves: {folder / 'curves.png'}")
+        found = load_checkpoint(best).best
+        first = f"Best: step {found['step']}, {score_text(found)} ({best}). " if found else ""
+        say(f"{first}Last: step {last.step}, {score_text(last.scores.as_dict())}. Curves: {folder / 'curves.png'}")
     say("Segment images with it:")
     say(f"    {shlex.join(['tinyunet', 'predict', str(best), 'IMAGES', '--out', str(folder / 'predictions')])}")
 
@@ -179,12 +191,45 @@ def _open_run(
     if augment is not None:
         tables = {**tables, "augment": asdict(Augment() if augment else Augment.none())}
     settings = RunConfig.from_tables(put(tables, options), "options")
+    if resume:
+        assert config is not None
+        assert out is not None  # both were checked or set above
+        _check_unchanged(RunConfig.from_tables(read_tables(config)), settings)
+        return settings, out
     folder = out or _free_folder(Path("runs") / Path(settings.data.path).resolve().stem)
-    if not resume and (folder / "last.safetensors").exists():
+    _check_folder(folder, settings.data)
+    return settings, folder
+
+
+def _check_unchanged(run: RunConfig, asked: RunConfig) -> None:
+    """Options given with --resume may repeat the run's settings, but change none."""
+    old, new = run.to_tables(), asked.to_tables()
+    for table in new:
+        for name in {**old[table], **new[table]}:
+            was, wanted = old[table].get(name), new[table].get(name)
+            if name in PATHS:
+                was, wanted = (value and str(Path(value).resolve()) for value in (was, wanted))
+            if was != wanted:
+                option = "DATA" if name == "path" else "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"train: --resume goes on with {'' if name == 'path' else name + ' = '}{was}, asked for is {wanted}. "
+                    f"Leave {option if table != 'augment' else f'{option} (or --augment, --no-augment)'} out, or start a new run."
+                )
+
+
+def _check_folder(folder: Path, data: DataConfig) -> None:
+    """A run never writes over another, nor over files that it did not make, nor among the images."""
+    if (folder / "last.safetensors").exists():
         raise ConfigError(
             f"train: {folder} already holds a run. Go on with it by --resume --out {folder}, or choose another --out."
         )
-    return settings, folder
+    read = [Path(path) for path in (data.path, data.masks, data.val_data, data.val_masks) if path]
+    if folder.resolve() in {part.resolve() for path in read for part in (path, path / "images", path / "masks")}:
+        raise ConfigError(f"train: --out {folder} holds the data. Choose a folder for the run alone, e.g. --out runs/first.")
+    names = ("config.toml", "log.csv", "best.safetensors", "curves.png", "weights")
+    if there := [name for name in names if (folder / name).exists()]:
+        stopped = f" If it is a run that was stopped early, go on with --resume --out {folder}." if "config.toml" in there else ""
+        raise ConfigError(f"train: {folder} already holds {', '.join(there)}. Choose another --out.{stopped}")
 
 
 def _free_folder(folder: Path) -> Path:
@@ -194,8 +239,3 @@ def _free_folder(folder: Path) -> Path:
         n += 1
         free = folder.with_name(f"{folder.name}-{n}")
     return free
-
-
-def seg_text(scores: Scores) -> str:
-    n = scores.seg_scores.size
-    return f", SEG {scores.seg:.4f} of {n} object{'s' * (n != 1)}" if n else ""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinyunet.backend import Array
+from tinyunet.data.sample import counted
 from tinyunet.errors import DataError, TinyUNetError
 from tinyunet.files import atomic_write
 
@@ -227,8 +228,8 @@ def _page(im: ImageFile, path: Path, t: int, who: str) -> _Page:
     if im.tile and im.tile[0][0] == "libtiff" and raw in _NATIVE:
         im.tile = [_with_raw_mode(tile, _NATIVE[raw]) for tile in im.tile]
     if tags and (samples := int(tags.get(277, 1))) != len(im.getbands()):
-        raise DataError(f"{who}: {path} holds {samples} channels and only {len(im.getbands())} can be read. Save it as "
-                        f"grey or RGB, or every channel as a page or a file of its own.")
+        raise DataError(f"{who}: {path} holds {counted(samples, 'channel')} and only {len(im.getbands())} can be read. Save "
+                        f"it as grey or RGB, or every channel as a page or a file of its own.")
     if bits == 16 and len(im.getbands()) > 1 and (int(tags.get(284, 1)) == 2 or ";16" not in raw):
         raise DataError(f"{who}: {path} is 16-bit colour with its channels stored apart, which Pillow cuts to 8 bits. "
                         f"Save it with interleaved channels, as PNG, or every channel as a file of its own.")
@@ -326,7 +327,8 @@ def _lossy(im: ImageFile, path: Path) -> str:
 def _to_image(page: _Page, path: Path, who: str, drop_alpha: bool) -> Array:
     if page.alpha is not None and not drop_alpha:
         raise DataError(f"{who}: {path} has an alpha channel that hides pixels (alpha goes down to "
-                        f"{page.alpha.min()}). Flatten it when saving, or read it with drop_alpha=True.")
+                        f"{page.alpha.min()}). Flatten it when saving, or read it with drop_alpha=True (train, evaluate: "
+                        f"--drop-alpha).")
     values = page.values if page.palette is None else page.palette[page.values]
     if page.white:
         values = values * np.uint8(255 // page.white)

@@ -15,6 +15,9 @@ guessed: {0, 255} is refused until `label_map={0: 0, 255: 1}` says so.
 All images are held in memory with the depth of their files, 1 or 2 bytes a number (4 for float32): a thousand 512x512 8-bit
 greys take 250 MiB, their int32 labels four times as much, and instances again. Files that start with a dot, and those that
 are no images by their suffix, are passed over.
+
+Images that are grey but saved as RGB, all channels being equal, keep one channel, and a network for grey results: 3 times less
+to read in the first layer, and the same answer. If one image of the set is coloured, all stay RGB.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ from tinyunet.data.images import (
     read_mask_stack,
     read_stack,
 )
-from tinyunet.data.masks import Kind, LabelMap, Pair, assemble, parse_label_map, size_of
-from tinyunet.data.sample import Dataset
+from tinyunet.data.masks import Kind, LabelMap, Pair, assemble, is_grey, parse_label_map, size_of
+from tinyunet.data.sample import Dataset, counted
 from tinyunet.errors import ConfigError, DataError
 
 __all__ = ["FORMATS", "Kind", "LabelMap", "parse_label_map", "read_ctc", "read_dataset", "read_dsb2018", "read_folder",
@@ -65,12 +68,13 @@ def read_folder(
                     that occurs. For instances it may only say which are background (0) or "ignore".
     class_names     one a class, background first. Without it K is the highest class + 1, at least 2.
     instances       "components": objects are the 4-connected pieces of the foreground. Asked for explicitly, since touching
-                    objects become one.
+                    objects become one. "ids": the masks hold ids, however scattered these are, and need no check.
     partial         some objects carry no annotation: what is unlabelled is then unknown, and becomes `IGNORE`.
     drop_alpha      read images that are partly transparent as if they were not.
 
     DataError, naming the files: a partner missing, two files for one name, sizes that differ, numbers that have no meaning,
-    lossy or fractional masks, images of different channels or depth, no foreground in any mask.
+    lossy or fractional masks, ids scattered as only grey values are, images of different channels or depth, no foreground
+    in any mask.
     """
     who = "read_folder"
     image_files, mask_files, name = _image_and_mask_files(images, masks, who)
@@ -116,7 +120,8 @@ def read_npz(
     ids = arrays.get("instances")
     if ids is not None and labels is not None and (kind == "instances" or instances is not None):
         raise ConfigError(f'{who}: {path} has labels and instances, so the objects are known; kind says what its '
-                          f'labels hold. Use kind="binary" or "classes", without the option instances.')
+                          f'labels hold. Use kind="binary" or "classes" (command line: --kind), without the option '
+                          f'instances.')
     if labels is None:  # then there are ids
         labels, ids, kind = arrays["instances"], None, "instances"
     if labels.ndim == 2:  # one image
@@ -214,7 +219,7 @@ def read_dsb2018(root: PathLike) -> Dataset:
     else:
         for folder in sorted((f for f in root.iterdir() if (f / "images").is_dir()), key=_natural):
             found, nuclei = _list(folder / "images", who), folder / "masks"
-            if len(found) != 1:
+            if len(found) > 1:
                 raise DataError(f"{who}: {folder / 'images'} holds {len(found)} images, and the layout has one. Move "
                                 f"the others to folders of their own.")
             if not nuclei.is_dir():
@@ -225,9 +230,7 @@ def read_dsb2018(root: PathLike) -> Dataset:
         if not pairs:
             raise DataError(f"{who}: {root} has neither images/ and masks/ nor folders with images/ and masks/ in "
                             f"them; it holds {_content(root)}. Give the folder that holds them, e.g. stage1_train.")
-    if all((pair.image == pair.image[..., :1]).all() for pair in pairs):
-        pairs = [pair._replace(image=np.ascontiguousarray(pair.image[..., :1])) for pair in pairs]
-    else:
+    if not all(is_grey(pair.image) for pair in pairs):
         pairs = [pair._replace(image=np.repeat(pair.image, 3 // pair.image.shape[-1], axis=-1)) for pair in pairs]
     return assemble(pairs, root.name, who, "instances", None, ("background", "nucleus"), None if one_file else "ids",
                      False)
@@ -270,6 +273,9 @@ def read_dataset(path: PathLike, format: str = "auto", **options: Any) -> Datase
         dsb2018    folders with images/ and masks/ in them; or images/ and masks/ in a folder with "dsb" in its name
         folder     images/ and masks/ and the like; pairs side by side; or the option masks="folder"
 
+    A folder's name counts only if the options leave it to: isbi2012 takes none, and dsb2018 only kind="instances", which says
+    what it is anyway (as it does for ctc). With others, it is a plain folder that happens to be called so.
+
     ConfigError: an unknown format, or an option that its reader does not take. DataError: nothing there, or nothing fits.
     """
     path = Path(path)
@@ -278,13 +284,15 @@ def read_dataset(path: PathLike, format: str = "auto", **options: Any) -> Datase
     if not path.exists():
         raise DataError(f"read_dataset: there is no file or folder {path}. Check the name.")
     reader = FORMATS[_detect(path, options) if format == "auto" else format]
+    if reader in (read_ctc, read_dsb2018) and options.get("kind") == "instances":
+        del options["kind"]
     takes = list(inspect.signature(reader).parameters)[1:]
     if unknown := sorted(set(options) - set(takes)):
         raise ConfigError(f"read_dataset: {reader.__name__}, which reads {path}, has no option {', '.join(unknown)}. "
                           f"It takes {', '.join(takes) or 'none'}.")
     if reader is read_tiff_pair and "masks" not in options:
-        raise ConfigError(f"read_dataset: {path} is a TIFF without its masks. Give the option masks, a TIFF of as many "
-                          f"pages.")
+        raise ConfigError(f"read_dataset: {path} is a TIFF without its masks. Give a TIFF of as many pages as "
+                          f"masks=... (command line: --masks FILE).")
     return reader(path, **options)
 
 
@@ -299,11 +307,12 @@ def _detect(path: Path, options: Mapping[str, Any]) -> str:
     if "masks" in options:
         return "folder"
     names, title = {entry.name for entry in path.iterdir()}, path.resolve().name.lower()
-    if {"train-volume.tif", "train-labels.tif"} <= names or ("isbi" in title and {"image", "label"} <= names):
+    if {"train-volume.tif", "train-labels.tif"} <= names or (
+            "isbi" in title and {"image", "label"} <= names and not options):
         return "isbi2012"
     if any(re.fullmatch(r"\d\d", name) and {f"{name}_GT", f"{name}_ST"} & names for name in names):
         return "ctc"
-    if "dsb" in title and {"images", "masks"} <= names:
+    if "dsb" in title and {"images", "masks"} <= names and options in ({}, {"kind": "instances"}):
         return "dsb2018"
     if _subfolders(path, IMAGE_FOLDERS) and _subfolders(path, MASK_FOLDERS):
         return "folder"
@@ -314,8 +323,8 @@ def _detect(path: Path, options: Mapping[str, Any]) -> str:
     raise DataError(
         f"read_dataset: {path} holds {_content(path)}, and none of these: images/ and masks/ (or image/ and label/); "
         f"pairs a.png and a_mask.png; 01/ and 01_GT/ (Cell Tracking Challenge); train-volume.tif and train-labels.tif "
-        f"(ISBI 2012); folders with images/ and masks/ in them (DSB 2018). Give two folders, images and masks, or name "
-        f"the format.")
+        f"(ISBI 2012); folders with images/ and masks/ in them (DSB 2018). Give the folder of the images and "
+        f"masks=... (command line: --masks FOLDER), or name the format (--format).")
 
 
 # Finding the files
@@ -368,14 +377,16 @@ def _image_and_mask_files(images: PathLike, masks: PathLike | None, who: str) ->
         a, b = _subfolders(root, IMAGE_FOLDERS), _subfolders(root, MASK_FOLDERS)
         if len(a) > 1 or len(b) > 1:
             several = " and ".join(f.name + "/" for f in (a if len(a) > 1 else b))
-            raise DataError(f"{who}: {root} has {several}. Say which: read_folder(images, masks).")
+            raise DataError(f"{who}: {root} has {several}. Say which: read_folder(images, masks) (command "
+                            f"line: IMAGES --masks FOLDER).")
         if a and b:
             return _list(a[0], who), _list(b[0], who), root.name
     found = _list(root, who)
     marked = [file for file in found if _without_suffix(file.stem) != file.stem]
     if not marked:
         raise DataError(f"{who}: {root} has no images/ and masks/ in it, and none of its files is named as a mask "
-                        f"(a.png and a_mask.png). Give both folders: read_folder(images, masks).")
+                        f"(a.png and a_mask.png). Give both folders: read_folder(images, masks) (command line: IMAGES "
+                        f"--masks FOLDER).")
     return [file for file in found if file not in marked], marked, root.name
 
 
@@ -390,11 +401,11 @@ def _match(image_files: Sequence[Path], mask_files: Sequence[Path], who: str) ->
         raise DataError(f"{who}: no mask belongs to any image. Images are named like {image_files[0].name}, masks like "
                         f"{mask_files[0].name}. Name a mask like its image, or add _mask.")
     if lonely:
-        raise DataError(f"{who}: {len(lonely)} of {len(image_files)} images have no mask: {_some(lonely)}. Add their "
-                        f"masks to {mask_files[0].parent}, or move these images elsewhere.")
+        raise DataError(f"{who}: {len(lonely)} of {counted(len(image_files), 'image')} {_have(lonely)} no mask: {_some(lonely)}. "
+                        f"Add their masks to {mask_files[0].parent}, or move these images elsewhere.")
     if extra:
-        raise DataError(f"{who}: {len(extra)} of {len(mask_files)} masks have no image: {_some(extra)}. Add their "
-                        f"images to {image_files[0].parent}, or move these masks elsewhere.")
+        raise DataError(f"{who}: {len(extra)} of {counted(len(mask_files), 'mask')} {_have(extra)} no image: {_some(extra)}. "
+                        f"Add their images to {image_files[0].parent}, or move these masks elsewhere.")
     return [(name, file, masks[name]) for name, file in by_name.items()]
 
 
@@ -405,6 +416,10 @@ def _by_name(named: Iterable[tuple[str, Path]], what: str, who: str) -> dict[str
             raise DataError(f"{who}: {found[name]} and {file} are both the {what} {name!r}. Keep one of them.")
         found[name] = file
     return found
+
+
+def _have(some: Sequence[str]) -> str:
+    return "has" if len(some) == 1 else "have"
 
 
 def _some(names: Iterable[str], at_most: int = 5) -> str:
@@ -447,7 +462,7 @@ def _one_of(arrays: Mapping[str, Array], names: Sequence[str], path: Path, who: 
 def _stack_pairs(volume: Path, labels: Path, who: str) -> list[Pair]:
     images, masks = read_stack(volume), read_mask_stack(labels)
     if len(images) != len(masks):
-        raise DataError(f"{who}: {volume} has {len(images)} pages and {labels} has {len(masks)}. They must have the "
+        raise DataError(f"{who}: {volume} has {counted(len(images), 'page')} and {labels} has {len(masks)}. They must have the "
                         f"same.")
     return [Pair(f"{volume.stem}/{t:03d}", f"page {t + 1} of {volume}", f"page {t + 1} of {labels}", image, mask)
             for t, (image, mask) in enumerate(zip(images, masks, strict=True))]

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
+
 from tinyunet.backend import Array
 from tinyunet.ops.loss import IGNORE
 
-__all__ = ["IGNORE", "Dataset", "Sample"]
+__all__ = ["IGNORE", "Dataset", "Sample", "describe"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,38 @@ class Dataset(Sequence[Sample]):
         if isinstance(index, slice):
             return Dataset(self.samples[index], self.class_names, self.name)
         return self.samples[index]
+
+
+def describe(data: Dataset) -> str:
+    """One line to look at before training: "30 images, 573 objects, median 110 px, smallest 2 px; foreground 11 %".
+
+    Masks that were read wrongly and still make sense, with background and foreground exchanged for one, show here. Without
+    instances there are no objects to count. With several classes every one but background has its share. Shares are of the
+    pixels that are known; "unknown" is the share of `IGNORE` among all.
+    """
+    parts = counted(len(data), "image")
+    if not len(data):
+        return parts
+    maps = [sample.instances for sample in data if sample.instances is not None]
+    if maps:
+        sizes = np.concatenate([np.unique(ids[ids > 0], return_counts=True)[1] for ids in maps])
+        parts += f", {counted(len(sizes), 'object')}"
+        if len(sizes):
+            parts += f", median {np.median(sizes):.0f} px, smallest {sizes.min()} px"
+    pixels = sum((np.bincount(sample.labels.ravel() + 1, minlength=len(data.class_names) + 1) for sample in data),
+                 start=np.zeros(len(data.class_names) + 1, np.int64))  # entry 0 counts IGNORE, which is -1
+    known, total = max(int(pixels[1:].sum()), 1), int(pixels.sum())
+    names = data.class_names[1:] if len(data.class_names) > 2 else ("foreground",)
+    shares = [f"{name} {_percent(n / known)}" for name, n in zip(names, pixels[2:], strict=True)]
+    if pixels[0]:
+        shares.append(f"unknown {_percent(pixels[0] / total)}")
+    return f"{parts}; {', '.join(shares)}"
+
+
+def counted(n: int, what: str) -> str:
+    """1 image, 2 images"""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 or share == 0 else "under 1 %"
