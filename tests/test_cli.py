@@ -89,7 +89,7 @@ def work(tmp_path_factory):
 def test_training_tells_and_writes_what_it_should(work):
     """Data, network and a line with loss, speed and time left; checkpoints, log, curves and settings in the folder."""
     said = (work / "said").read_text()
-    assert "training 4 images, " in said and "validate 1 image, " in said and "classes  background, cell" in said
+    assert "data     4 images" in said and "held out 1 image" in said and "classes  background, cell" in said
     assert f"base 2, depth 1, valid padding: {count_params(tu.preset('paper', base=2, depth=1))} parameters" in said
     assert re.search(r"training  3/6  loss \d\.\d{4}  IoU \d\.\d{3}  [\d.]+ (steps/s|s/step)  \d+ s left", said)
     assert re.search(r"training  6/6  .* took \d+ s", said)

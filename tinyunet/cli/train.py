@@ -149,9 +149,9 @@ def train(
     tile_in, tile_out = tile_size(model, train_data, settings.train)
     memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=1 + (settings.train.optimizer == "adam"))
     names = ", ".join(train_data.class_names)
-    say(f"training {describe(train_data)}")
+    say(f"data     {describe(train_data)}")
     if len(val_data_):
-        say(f"validate {describe(val_data_)}")
+        say(f"held out {describe(val_data_)}")
     say(f"classes  {names}")
     say(f"network  {described(spec)}: {shapes.count_params(spec):,} parameters")
     say(f"step     {settings.train.batch} x {tile_in} px in, {tile_out} px out, about {memory / shapes.MIB:,.0f} MiB")
