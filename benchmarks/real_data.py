@@ -59,8 +59,8 @@ TASKS = {
         "DSB 2018 fluorescence nuclei",
         "a random quarter of the images held out (seed 0)",
         _dsb2018,
-        tu.preset("paper", base=16, depth=3, norm="batch", dropout=0.0),
-        tu.TrainConfig(steps=700, batch=2, tile=132, lr=3e-3, validate_every=10**9, seed=SEED),
+        tu.preset("paper", base=16, depth=3, dropout=0.0),
+        tu.TrainConfig(steps=1000, batch=2, tile=132, lr=2e-3, validate_every=10**9, seed=SEED),
     ),
     "isbi2012": Task(
         "ISBI 2012 EM membranes",
@@ -74,8 +74,8 @@ TASKS = {
         "PhC-C2DH-U373 phase contrast",
         "training on sequence 01 (computed reference annotation), held out sequence 02 (9 manual frames)",
         _u373,
-        tu.preset("same_bn", base=16, depth=4),
-        tu.TrainConfig(steps=400, tile=256, lr=3e-3, validate_every=10**9, seed=SEED),
+        tu.preset("paper", base=16, depth=4, dropout=0.0),
+        tu.TrainConfig(steps=300, tile=292, lr=1e-3, validate_every=10**9, seed=SEED),
     ),
 }
 
