@@ -59,8 +59,8 @@ TASKS = {
         "DSB 2018 fluorescence nuclei",
         "a random quarter of the images held out (seed 0)",
         _dsb2018,
-        tu.preset("paper", base=16, depth=3, dropout=0.0),
-        tu.TrainConfig(steps=1000, batch=2, tile=132, lr=2e-3, validate_every=10**9, seed=SEED),
+        tu.preset("paper", base=16, depth=3, norm="batch", dropout=0.0),
+        tu.TrainConfig(steps=700, batch=2, tile=132, lr=3e-3, validate_every=10**9, seed=SEED),
     ),
     "isbi2012": Task(
         "ISBI 2012 EM membranes",
