@@ -997,3 +997,23 @@ def test_impossible_settings(values, text):
     """A name that does not exist, or a value that cannot be, is refused with what there is."""
     with pytest.raises(ConfigError, match=text):
         TrainConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("labels", [np.full((20, 20), 0.9), np.full((20, 20), -7)])
+def test_labels_must_be_classes(labels):
+    """Masks divided by 255 would be trained on as zeros, and -7 is no class: both are refused before the first step."""
+    sample = Sample("a", np.zeros((20, 20, 1), np.uint8), labels)
+    with pytest.raises(DataError, match=r"training image a has \w+ labels from (0.9|-7) on. Give whole numbers"):
+        list(fit(UNet(PRESETS["same_bn"].but(base=2, depth=1)), [sample], (), TrainConfig(steps=1)))
+
+
+def test_gradients_from_before_do_not_enter_the_first_step():
+    """Whatever was done with the network before, a run starts from gradients of zero."""
+    sample = tinyunet.synthetic("dic", 1, 32, np.random.default_rng(0))[0]
+    used, fresh = (UNet(PRESETS["same_bn"].but(base=2, depth=1)) for _ in range(2))
+    for grad in used.grads().values():
+        grad += 1
+    for model in (used, fresh):
+        list(fit(model, [sample], (), TrainConfig(steps=2)))
+    for name, array in used.params().items():
+        np.testing.assert_array_equal(array, fresh.params()[name])

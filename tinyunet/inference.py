@@ -1,4 +1,4 @@
-"""Segmenting an image of any size: mirror the border, go tile by tile, keep what is exact (section 3.1, figure 2).
+"""Segmenting an image of any size: mirror the border, go tile by tile, keep what is exact (section 1, figure 2).
 
 With tiles placed by `tinyunet.shapes.tile_spans` the result is that of one huge pass over the whole image, up to rounding, in
 a fraction of the memory. There are no seams to blend.

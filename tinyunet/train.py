@@ -170,9 +170,10 @@ def fit(
     """Train a network; yields a record after every step.
 
     With `out` the folder receives last.safetensors (after every validation, every `save_every` steps, at the end, and when
-    the loop over the records is left early), best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or
-    IoU alone where no objects are annotated), log.csv, and the weight maps' cache. `resume` continues from last.safetensors
-    in that folder, and gives the same result as a run that was never interrupted.
+    the loop over the records is left by `break` or `close()`; an exception in the middle of a step saves nothing),
+    best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or IoU alone where no objects are annotated),
+    log.csv, and the weight maps' cache. `resume` continues from last.safetensors in that folder, and gives the same result
+    as a run that was never interrupted.
 
     Settings and images are checked by the call itself, before anything is written.
 
@@ -224,6 +225,7 @@ def _steps(
 
     with _Log(folder / "log.csv" if folder is not None else None, class_names, upto=start) as log:
         model.train()
+        model.zero_grad()  # of whatever was done with the network before
         for step in range(start + 1, config.steps + 1):
             began = time.perf_counter()
             rng = np.random.default_rng((config.seed, step))
@@ -438,6 +440,11 @@ def _check_data(model: UNet, samples: Sequence[Sample], what: str) -> None:
             )
         if sample.image.shape[:2] != sample.labels.shape:
             raise DataError(f"fit: {what} image {sample.name} is {sample.image.shape[:2]}, its labels {sample.labels.shape}.")
+        if sample.labels.dtype.kind not in "iu" or int(sample.labels.min(initial=0)) < IGNORE:
+            raise DataError(
+                f"fit: {what} image {sample.name} has {sample.labels.dtype} labels from {sample.labels.min()} on. Give whole "
+                f"numbers: 0 for background, 1, 2 ... for classes, {IGNORE} where unknown."
+            )
         if sample.image.dtype.kind == "f" and not np.isfinite(sample.image).all():
             raise DataError(
                 f"fit: {what} image {sample.name} holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num."

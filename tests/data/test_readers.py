@@ -797,3 +797,11 @@ def test_real_dsb2018(real_data):
     data = read_npz(real_data / "dsb2018" / "tiny32_256.npz", kind="instances")
     assert len(data) == 32
     assert 'use kind="instances"' in message(read_dataset, real_data / "dsb2018" / "tiny32_256.npz")
+
+
+def test_two_images_with_one_name_are_refused(tmp_path):
+    """Scores are listed by name, so a second image of the same name would take the place of the first."""
+    images, labels = np.zeros((2, 8, 8), np.uint8), np.ones((2, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, names=["x", "x"])
+    with pytest.raises(DataError, match=r"two images are called 'x'\. Give every image a name of its own"):
+        read_npz(tmp_path / "a.npz")

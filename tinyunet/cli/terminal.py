@@ -24,7 +24,12 @@ from tinyunet.train import StepRecord
 _WIDE = 100
 """Columns of a table that no terminal shows: a pipe has no width of its own."""
 
-out_console = Console(highlight=False, width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", _WIDE)))
+def _columns() -> int:
+    wanted = os.environ.get("COLUMNS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else _WIDE
+
+
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else _columns())
 err_console = Console(highlight=False, stderr=True)
 
 

@@ -80,6 +80,11 @@ def assemble(pairs: Iterable[Pair], name: str, who: str, kind: Kind, label_map: 
     if not pairs:
         raise DataError(f"{who}: {name} holds no images.")
     pairs = _grey_once(pairs)
+    names: set[str] = set()
+    for pair in pairs:
+        if pair.name in names:
+            raise DataError(f"{who}: two images are called {pair.name!r}. Give every image a name of its own.")
+        names.add(pair.name)
     _check_sizes(pairs, who)
     values = [_values(pair.mask) for pair in pairs]
     if kind == "instances":

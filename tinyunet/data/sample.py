@@ -14,7 +14,7 @@ from tinyunet.ops.loss import IGNORE
 __all__ = ["IGNORE", "Dataset", "Sample", "describe"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One image with what is known about it.
 

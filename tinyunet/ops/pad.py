@@ -1,4 +1,4 @@
-"""Mirror padding: what a network without padding of its own sees beyond the edge of an image (section 3.1 of the paper).
+"""Mirror padding: what a network without padding of its own sees beyond the edge of an image (section 1, figure 2).
 
         a b c d  ->  d c b | a b c d | c b a        numpy's "reflect": the edge pixel is not repeated
 
