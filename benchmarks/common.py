@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -38,9 +39,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_mib(who: int = resource.RUSAGE_SELF) -> float:
+    """Peak resident memory of this process so far, or of its largest child (RUSAGE_CHILDREN), in MiB."""
+    peak = resource.getrusage(who).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
@@ -58,3 +59,16 @@ def save(name: str, results: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
     return path
+
+
+def fill(page: Path, text: str, check: bool) -> None:
+    """Write measured numbers into a page of the docs, between its two markers; with `check` only look whether they are there."""
+    pattern = re.compile(r"(<!-- numbers: begin -->\n).*?(\n<!-- numbers: end -->)", re.DOTALL)
+    old = page.read_text()
+    if not pattern.search(old):
+        sys.exit(f"{page} has lost its markers <!-- numbers: begin --> and <!-- numbers: end -->.")
+    new = pattern.sub(lambda match: f"{match[1]}{text}{match[2]}", old)
+    if check and new != old:
+        sys.exit(f"{page} does not hold the numbers of benchmarks/results. Run its script with --docs.")
+    if not check:
+        page.write_text(new)

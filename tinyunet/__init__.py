@@ -24,11 +24,13 @@ from tinyunet.data.splits import block_split, random_split
 from tinyunet.data.synthetic import synthetic
 from tinyunet.data.weight_map import WeightMap, weight_map
 from tinyunet.errors import TinyUNetError
+from tinyunet.evaluation import evaluate
+from tinyunet.exchange import from_keras, from_torch, to_keras, to_torch
 from tinyunet.inference import instances_of, predict, predict_proba, predict_tiles
 from tinyunet.ladder import rung
 from tinyunet.optim import SGD, Adam
 from tinyunet.spec import PAPER, RELEASE, SAME_BN, UNetSpec, preset
-from tinyunet.train import StepRecord, TrainConfig, energy, evaluate, fit
+from tinyunet.train import StepRecord, TrainConfig, energy, fit
 from tinyunet.unet import UNet
 
 __version__ = "0.1.0"
@@ -59,6 +61,8 @@ __all__ = [
     "errors",
     "evaluate",
     "fit",
+    "from_keras",
+    "from_torch",
     "instances_of",
     "ladder",
     "load_checkpoint",
@@ -77,6 +81,8 @@ __all__ = [
     "save_checkpoint",
     "shapes",
     "synthetic",
+    "to_keras",
+    "to_torch",
     "weight_map",
     "write_labels",
 ]

@@ -1,0 +1,70 @@
+"""Same seed, same bytes: for data, training and prediction, in other processes, on one thread and on two."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinyunet as tu
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import determinism  # noqa: E402
+
+BETWEEN_THREADS = {
+    "data": 0.0, "forward": 2e-6, "dx": 2e-6, "dw": 2e-6, "db": 2e-6, "prediction": 5e-6, "training": 1e-3, "trained": 1e-3,
+}  # fmt: skip
+"""Largest relative difference between one thread and two that is allowed; docs/determinism.md says what was measured."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same work in four processes: (threads, hash seed) -> its arrays."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {(threads, seed): determinism.run(threads, seed, folder) for threads in (1, 2) for seed in (1, 2)}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_another_process_gives_the_same_bytes(runs, threads):
+    """Data, ops, training and prediction come out to the last bit, whatever the hash seed."""
+    found = determinism.compare(runs[threads, 1], runs[threads, 2])
+    assert runs[threads, 1].keys() == runs[threads, 2].keys()
+    assert all(entry["arrays"] > 0 and entry["differ"] == 0 for entry in found.values()), found
+
+
+def test_one_thread_and_two_are_close(runs):
+    """Data have the same bytes; sums differ in their last digit at most, and what ten steps make of it stays small."""
+    found = determinism.compare(runs[1, 1], runs[2, 1])
+    for part, entry in found.items():
+        assert entry["largest"] <= BETWEEN_THREADS[part], part
+
+
+def test_twice_in_one_process(runs):
+    """What ran before in a process leaves nothing behind, and the shared generator of NumPy is neither used nor moved."""
+    np.random.seed(1)  # noqa: NPY002  it is the shared generator that must not matter
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first = determinism.network("again", tu.preset("paper", base=2, depth=1))
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    second = determinism.network("again", tu.preset("paper", base=2, depth=1))
+    assert {name: a.tobytes() for name, a in first.items()} == {name: a.tobytes() for name, a in second.items()}
+
+
+def test_another_seed_gives_other_bytes():
+    """The comparison sees a difference where there is one: another seed of the training changes every weight."""
+    a, b = (determinism.network("net", tu.preset("paper", base=2, depth=1), seed=seed) for seed in (0, 1))
+    found = determinism.compare(a, b)
+    assert found["prediction"]["differ"] == 0
+    assert found["training"]["differ"] == found["training"]["arrays"] > 0
+    assert found["training"]["largest"] > 1e-3
+    assert found["trained"]["differ"] == 1
+
+
+@pytest.mark.parametrize("script", ["determinism", "parity"])
+def test_the_pages_hold_what_was_measured(script, monkeypatch):
+    """docs/determinism.md and docs/parity.md hold the numbers of benchmarks/results."""
+    monkeypatch.setattr(sys, "argv", [script, "--check"])
+    importlib.import_module(script).main()
