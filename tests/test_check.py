@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 
-from tinyunet.check import check_adjoint, check_complex_step, check_grad
-from tinyunet.errors import CheckError, DTypeError, TinyUNetError
-from tinyunet.ops import conv2d_backward, conv2d_forward, relu_backward, relu_forward, softmax
+from tinyunet.check import check_adjoint, check_complex_step, check_grad, numerical_grad
+from tinyunet.errors import CheckError, DTypeError, ShapeError, TinyUNetError
+from tinyunet.ops import (
+    batch_norm_backward,
+    batch_norm_forward,
+    conv2d_backward,
+    conv2d_forward,
+    max_pool_forward,
+    relu_backward,
+    relu_forward,
+    softmax,
+)
 
 checks = pytest.mark.parametrize("check", [check_grad, check_complex_step])
 
@@ -77,12 +86,12 @@ def test_a_zero_gradient_passes_if_it_may(check, rng):
     ("change", "message"),
     [
         (lambda g: -g, "it has the wrong sign"),
-        (lambda g: g / 2, "it is 2 times too small, the number of images"),
-        (lambda g: g * 12, "it is 12 times too large, the number of pixels"),
-        (lambda g: g * 24, "it is 24 times too large, the number of pixels of all images"),
-        (lambda g: g / -1.7, r"it is 1\.7 times too small and has the wrong sign"),
+        (lambda g: g / 2, r"it equals the true one divided by 2, the number of images \(N\)"),
+        (lambda g: g * 12, r"it equals the true one times 12, the number of pixels \(H W\)"),
+        (lambda g: g * 24, r"it equals the true one times 24, the number of pixels of all images \(N H W\)"),
+        (lambda g: g / -1.7, r"it equals the true one divided by 1\.7, and has the wrong sign"),
         (lambda g: 0 * g, "is zero everywhere. Is it computed at all"),
-        (lambda g: g + 1, "entries looked at are off"),
+        (lambda g: g + 0.5, r"it equals the true one plus 0\.5 in every entry"),
     ],
     ids=["sign", "over N", "times H W", "times N H W", "factor and sign", "zero", "offset"],
 )
@@ -95,8 +104,77 @@ def test_a_wrong_gradient_is_named_and_described(check, name, change, message, a
 @checks
 def test_a_factor_is_given_for_arrays_that_are_no_images(check, rng):
     """Where there are no images and pixels to count, the message gives the number alone."""
-    with pytest.raises(CheckError, match=r"gradient of 'x' is wrong: it is 2 times too small\. Along"):
+    with pytest.raises(CheckError, match=r"gradient of 'x' is wrong: it equals the true one divided by 2\. Along"):
         check(lambda x: (x**2, x), lambda dy, x: x * dy, {"x": rng.standard_normal((3, 4))}, rng)
+
+
+@checks
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g.transpose(1, 0, 2, 3), "it equals the true one with axes 0 and 1 swapped, as if transposed"),
+        (lambda g: g[::-1, ::-1], "it equals the true one turned round along axes 0, 1"),
+        (lambda g: g[:, ::-1], "it equals the true one turned round along axis 1"),
+        (lambda g: g * [1, 2, -3, 1], r"it equals the true one times a factor for each channel \(1, 2, -3, 1\)"),
+        (lambda g: g + np.array([1, 2, -3, 1]), r"its error is the same in all entries of a channel \(in the first, 1\)"),
+        (abs, r"of its 108 entries have the wrong sign, the first at \["),
+        (lambda g: g * (np.arange(3) < 2)[:, None, None, None], r"36 of .* where axis 0 is 2\. Where it is wrong it is zero"),
+        (lambda g: g + (np.indices(g.shape)[1] == 0) * g**2, r"3[56] of .* where axis 1 is 0, the worst at \["),
+        (lambda g: g + np.sin(np.arange(108).reshape(g.shape)), r"of 108 entries looked at are off, the worst at \["),
+        (lambda g: g + 1e-6 * np.sin(np.arange(108).reshape(g.shape)), r"it is off by 1\.0e-06 at most: a cast to float32"),
+    ],
+    ids=["transposed", "flipped", "mirrored", "times by channel", "plus by channel", "absolute", "part zero", "part wrong", "all",
+         "small"],
+)
+def test_how_a_gradient_relates_to_the_true_one_is_said(check, change, message, arguments, rng):
+    """A gradient of few entries is compared with the true one: the simplest relation between the two is named."""
+    with pytest.raises(CheckError, match=rf"the gradient of 'w' is wrong: .*{message}"):
+        check(conv2d_forward, with_changed("w", change), arguments, rng)
+
+
+@checks
+def test_one_entry_a_channel_has_no_pattern(check, rng):
+    """Where each channel has one entry, an error in it is no pattern, and the entries are told as they are."""
+    x = {"x": rng.standard_normal((1, 1, 4))}
+    with pytest.raises(CheckError, match=r"'x' is wrong: 2 of 4 entries looked at are off, all of them where axis 2 is 0 or 3,"):
+        check(lambda x: (x**2, x), lambda dy, x: 2 * dy * x * [3, 1, 1, -2], x, rng)
+
+
+@checks
+def test_gradients_that_come_back_in_another_order_are_named(check, rng):
+    """Two arguments of one shape whose gradients are swapped: the message says whose gradient it is."""
+    arguments = {"a": rng.standard_normal((2, 3)), "b": rng.standard_normal((2, 3))}
+    with pytest.raises(CheckError, match=r"gradient of 'a' is wrong: it equals the true gradient of 'b'\. Gradients come"):
+        check(lambda a, b: (a**2 * b, (a, b)), lambda dy, ab: (dy * ab[0] ** 2, 2 * dy * ab[0] * ab[1]), arguments, rng)
+
+
+@checks
+def test_a_missing_term_of_batch_norm_is_recognised(check, rng):
+    """Without the road through the mean, dx is off by one number a channel; without gamma, by a factor a channel."""
+    arguments = {"x": rng.standard_normal((2, 3, 4, 2)), "gamma": rng.uniform(1, 2, 2), "beta": rng.standard_normal(2)}
+
+    def no_mean(dy, ctx):
+        dx, dgamma, dbeta = batch_norm_backward(dy, ctx)
+        return dx + ctx.gamma * ctx.inv_std * dbeta / 24, dgamma, dbeta
+
+    def no_gamma(dy, ctx):
+        dx, dgamma, dbeta = batch_norm_backward(dy, ctx)
+        return dx / ctx.gamma, dgamma, dbeta
+
+    with pytest.raises(CheckError, match=r"'x' is wrong: its error is the same .* A term that was summed .* is missing"):
+        check(batch_norm_forward, no_mean, arguments, rng)
+    with pytest.raises(CheckError, match=r"'x' is wrong: it equals the true one times a factor for each channel"):
+        check(batch_norm_forward, no_gamma, arguments, rng)
+
+
+@checks
+def test_what_is_no_pair_of_passes(check, rng):
+    """A forward pass without a context, and a gradient that is no array, are named as what they are."""
+    x = {"x": rng.standard_normal((2, 3))}
+    with pytest.raises(CheckError, match=r"forward returned an array, expected the pair \(y, ctx\)"):
+        check(lambda x: x**2, lambda dy, ctx: dy, x, rng)
+    with pytest.raises(CheckError, match=r"gradient of 'x' is a NoneType, expected an array of \(2, 3\)"):
+        check(lambda x: (x**2, x), lambda dy, ctx: None, x, rng)
 
 
 @checks
@@ -121,8 +199,15 @@ def test_one_wrong_entry_among_many_fails(check, rng):
         dx[50, 50] += 1
         return dx
 
-    with pytest.raises(CheckError, match=r"gradient of 'x' is wrong: .*of its 10000 entries|entries looked at"):
+    with pytest.raises(CheckError, match=r"'x' is wrong: few of its 10000 entries are off, and none of the 50 looked at"):
         check(lambda x: (x**2, x), backward, {"x": rng.standard_normal((100, 100))}, rng)
+
+
+@checks
+def test_some_entries_of_a_large_gradient_are_looked_at(check, rng):
+    """Of ten thousand entries fifty are looked at, and the worst of them is given."""
+    with pytest.raises(CheckError, match=r"50 of 50 entries looked at are off, the worst at \[\d+, \d+\]: backward gives"):
+        check(lambda x: (x**2, x), lambda dy, x: 2 * dy * x + dy * np.sin(7 * x), {"x": rng.standard_normal((100, 100))}, rng)
 
 
 @checks
@@ -176,10 +261,69 @@ def test_a_cast_to_real_numbers_is_found_by_the_complex_step(rng):
 def test_a_kink_is_told_from_a_wrong_gradient(rng):
     """Near the kink of ReLU differences mean nothing; the message says so and does not accuse the gradient."""
     x = {"x": rng.permutation(np.array([1e-6, -1e-6, 1, -1] * 5)).reshape(4, 5)}
-    with pytest.raises(CheckError, match=r"cannot judge 'x', a kink is near: .* with eps = 1e-05 and .* with half of it"):
+    said = (
+        r"cannot judge 'x', a kink is near: .* with eps = 1e-05 and .* with half of it; at \[\d, \d\], where it is -?1e-06, its "
+        r"slope is .* ahead and .* behind\. Move the values away from ties"
+    )
+    with pytest.raises(CheckError, match=said):
         check_grad(relu_forward, relu_backward, x, rng)
     check_grad(relu_forward, relu_backward, x, rng, eps=1e-8, rtol=1e-6)
+    many = {"x": np.where(np.arange(4000) == 17, 1e-7, 1.0).reshape(40, 100)}
+    with pytest.raises(CheckError, match=r"cannot judge 'x', a kink is near: .* with half of it\. Move"):
+        check_grad(relu_forward, relu_backward, many, rng)
     check_complex_step(relu_forward, relu_backward, x, rng)
+
+
+# The whole gradient -------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_gradient_by_differences(arguments, rng):
+    """Every entry of every argument agrees with backward to seven digits, and the arguments are left alone."""
+    small = {"x": arguments["x"][:1, :3, :4], "w": arguments["w"], "b": arguments["b"]}
+    y, ctx = conv2d_forward(*small.values())
+    dy = rng.standard_normal(y.shape)
+    found = numerical_grad(conv2d_forward, small, dy)
+    assert list(found) == ["x", "w", "b"]
+    for name, gradient in zip(found, conv2d_backward(dy, ctx), strict=True):
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-7, atol=1e-8)
+
+
+def test_the_gradient_of_a_number_needs_no_dy():
+    """For a loss dy is 1; strong curvature, also where the slope is zero, is not taken for a kink."""
+    x = np.array([[0.0, -1.0], [2.0, 300.0]])
+    np.testing.assert_allclose(numerical_grad(lambda x: ((x**2).sum(), None), {"x": x})["x"], 2 * x, rtol=1e-7, atol=1e-7)
+    flat = np.array([0.0, 1e-6])
+    np.testing.assert_allclose(numerical_grad(lambda x: ((x**2).sum(), None), {"x": flat})["x"], 2 * flat, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, -3e-6, 9e-6])
+def test_a_kink_is_explained(value):
+    """At a kink, or within eps of one, the message says where, and how the slopes on both sides differ."""
+    x = {"x": np.array([[1.0, -1.0, value]])}
+    said = (
+        r"'x' has no gradient at \[0, 2\], where it is [-\de]+: with eps = 1e-05 the slope ahead is (1|0\.7) and the slope "
+        r"behind 0(\.\d+)?, so a kink lies between \(a ReLU at zero"
+    )
+    with pytest.raises(CheckError, match=said):
+        numerical_grad(relu_forward, x, np.ones((1, 3)))
+    np.testing.assert_array_equal(numerical_grad(relu_forward, x, np.ones((1, 3)), kinks="nan")["x"].round(6), [[1, 0, np.nan]])
+
+
+def test_ties_of_a_max_pool_are_kinks():
+    """Of four equal values, and of two, those that share the maximum have no gradient; the others have zero."""
+    x = {"x": np.array([[5.0, 5.0], [1.0, 2.0]]).reshape(1, 2, 2, 1)}
+    found = numerical_grad(max_pool_forward, x, np.ones((1, 1, 1, 1)), kinks="nan")["x"]
+    np.testing.assert_array_equal(found.ravel(), [np.nan, np.nan, 0, 0])
+    with pytest.raises(CheckError, match=r"at \[0, 0, 0, 0\], where it is 5: with .* the slope ahead is 1 and .* behind 0"):
+        numerical_grad(max_pool_forward, x, np.ones((1, 1, 1, 1)))
+
+
+def test_what_the_whole_gradient_refuses(rng):
+    """float32 arguments, and a dy of another shape than y, with what to do."""
+    with pytest.raises(DTypeError, match=r"numerical_grad: 'x' is float32\. Give float64"):
+        numerical_grad(relu_forward, {"x": np.ones((2, 2), np.float32)}, np.ones((2, 2)))
+    with pytest.raises(ShapeError, match=r"numerical_grad: dy has shape \(\), y \(2, 2\)\. Draw dy = rng\.standard_normal"):
+        numerical_grad(relu_forward, {"x": np.ones((2, 2))})
 
 
 # Adjoint ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import tinyunet
 from tinyunet.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from tinyunet.data.normalize import Normalization
-from tinyunet.errors import CheckpointError, DataError
+from tinyunet.errors import CheckpointError, ConfigError, DataError
 from tinyunet.optim import SGD, Adam
 from tinyunet.spec import PRESETS, UNetSpec
 from tinyunet.unet import UNet
@@ -47,6 +47,7 @@ def full(model):
         step=3,
         best={"step": 2, "mean_iou": 1 / 3, "iou": {"nothing": None}},
         config={"lr": 0.1 + 0.2, "augment": {"flips": True}, "w0": None},
+        reading={"kind": "binary", "label_map": "0:0,255:1", "partial": True},
     )
 
 
@@ -99,11 +100,30 @@ def test_everything_comes_back(tmp_path, spec, kind):
     assert loaded.model.state().keys() == model.state().keys()
     for name, array in model.state().items():
         np.testing.assert_array_equal(loaded.model.state()[name], array, strict=True)
-    for what in ("normalization", "class_names", "step", "best", "config"):
+    for what in ("normalization", "class_names", "step", "best", "config", "reading"):
         assert getattr(loaded, what) == getattr(saved, what), what
     assert loaded.optimizer.keys() == optimizer.state().keys()
     for name, array in optimizer.state().items():
         np.testing.assert_array_equal(loaded.optimizer[name], array, strict=True)
+
+
+def test_a_checkpoint_from_before_masks_were_described(good):
+    """A file that does not say how masks were read, as older ones, loads; nothing is known then. One that lies does not."""
+    described(good, lambda about: about.pop("reading") and None)
+    assert load_checkpoint(good).reading == {}
+    described(good, lambda about: about.update(reading=["binary"]))
+    with pytest.raises(CheckpointError, match="are not dictionaries"):
+        load_checkpoint(good)
+
+
+def test_a_checkpoint_predicts_with_options():
+    """tile_in, max_mem and the others reach `predict`, whose errors come back."""
+    saved, image = Checkpoint(UNet(SMALL)), np.random.default_rng(0).random((40, 50))
+    np.testing.assert_array_equal(saved.predict(image, tile_in=20), saved.predict(image))
+    np.testing.assert_allclose(saved.predict_proba(image, tile_in=20), saved.predict_proba(image), atol=1e-6)
+    for function in (saved.predict, saved.predict_proba):
+        with pytest.raises(ConfigError, match="max_mem of 3 MiB is too small"):
+            function(image, max_mem=3)
 
 
 def test_a_loaded_checkpoint_can_be_saved_again(good):
@@ -257,6 +277,11 @@ BROKEN = {
     "step missing": lambda about: about.pop("step") and None,
     "step a text": lambda about: about.update(step="many"),
     "step infinite": lambda about: about.update(step=float("inf")),
+    "step below 0": lambda about: about.update(step=-1),
+    "step a fraction": lambda about: about.update(step=2.5),
+    "step true": lambda about: about.update(step=True),
+    "min_size a text": lambda about: about["config"].update(min_size="x"),
+    "min_size below 0": lambda about: about["config"].update(min_size=-1),
     "best a number": lambda about: about.update(best=3),
     "best missing": lambda about: about.pop("best") and None,
     "config a list": lambda about: about.update(config=[]),
@@ -303,6 +328,20 @@ def test_wrong_arrays(good, change, text):
     """Arrays that are missing, too many, of another shape or no floats are named."""
     rewritten(good, change)
     assert text in refused(good)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(good, value):
+    """One NaN among the weights would make every pixel class 0 without a word."""
+    rewritten(good, lambda arrays: arrays["model.head.b"].__setitem__(1, value))
+    assert refused(good) == f"{good}: head.b holds NaN or infinite numbers. Take an earlier checkpoint, or train again."
+
+
+def test_messages_stay_short(good):
+    """A message quotes no more of a damaged file than a person would read."""
+    described(good, lambda about: about["spec"].update(padding="x" * 9000))
+    assert "xxx ...)." in (text := refused(good))
+    assert len(text) < len(str(good)) + 400
 
 
 def test_random_damage_never_shows_a_traceback(good, rng):

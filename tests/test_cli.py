@@ -1,33 +1,38 @@
 """The command line, mostly as people use it: real processes, real files, a real Ctrl-C."""
 
+import io
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import tinyunet as tu
 from tinyunet import cli
 from tinyunet.cli.demo import _options as demo_options
-from tinyunet.cli.inputs import fit_channels
 from tinyunet.config import RunConfig, put, read_tables
 from tinyunet.data.images import read_mask, write_image
 from tinyunet.demo import FULL, QUICK
-from tinyunet.errors import DataError, ShapeError
+from tinyunet.errors import DataError
 from tinyunet.shapes import count_params
+from tinyunet.train import StepRecord
 
 ROOT = Path(tu.__file__).parents[1]
 ENVIRONMENT = {
     **os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "100",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
-COMMANDS = ("demo", "train", "predict", "evaluate", "shapes")
+COMMANDS = ("demo", "train", "predict", "evaluate", "shapes", "check")
 TINY = ("--base", "2", "--depth", "1", "--tile", "20", "--dropout", "0")
 
 
@@ -119,8 +124,45 @@ def test_the_written_settings_repeat_the_run_bit_for_bit(work, tmp_path):
 def test_a_finished_run_has_nothing_to_resume(work):
     """Resuming it is no error, and changes nothing."""
     before = (work / "runs" / "a" / "last.safetensors").read_bytes()
-    assert "This run has all its 6 steps" in run("train", "--resume", "--out", "runs/a", cwd=work)
+    said = run("train", "--resume", "--out", "runs/a", cwd=work)
+    assert "This run has all its 6 steps. To go on: tinyunet train --resume --out runs/a --steps 12" in said
     assert (work / "runs" / "a" / "last.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_can_be_given_more_steps(work, main, monkeypatch, tmp_path):
+    """--steps and --lr may change: what changed is said, the settings are written anew, and the run goes on from there."""
+    monkeypatch.chdir(work)
+    shutil.copytree(work / "runs" / "a", tmp_path / "a")
+    code, out, _ = main("train", "--resume", "--out", tmp_path / "a", "--steps", 9, "--lr", 0.01)
+    assert code == 0
+    assert "changed  steps from 6 to 9, lr from 0.001 to 0.01; from here on, the learning rate follows the new values" in out
+    assert "training  7/9" in out
+    assert {key: read_tables(tmp_path / "a" / "config.toml")["train"][key] for key in ("steps", "lr")} == {"steps": 9, "lr": 0.01}
+    saved = tu.load_checkpoint(tmp_path / "a" / "last.safetensors")
+    assert (saved.step, saved.config["steps"], saved.config["lr"]) == (9, 9, 0.01)
+    assert len((tmp_path / "a" / "log.csv").read_text().splitlines()) == 1 + 9
+    code, out, _ = main("train", "--resume", "--out", tmp_path / "a")
+    assert "This run has all its 9 steps" in out
+    assert "changed" not in out
+
+
+def test_refused_changes_leave_the_settings_alone(work, main, monkeypatch):
+    """A run that cannot end before the step it has reached keeps its config.toml."""
+    monkeypatch.chdir(work)
+    before = (work / "runs" / "a" / "config.toml").read_text()
+    assert main("train", "--resume", "--out", "runs/a", "--steps", 2)[0] == 2
+    assert (work / "runs" / "a" / "config.toml").read_text() == before
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.99, "--val 0.99 leaves 1 image to train on, and 4 that only"), (0.4, "")])
+def test_a_large_share_to_validate_is_said(work, main, monkeypatch, tmp_path, share, said):
+    """More than half to validate on may be meant, but is not passed over: both numbers are said."""
+    monkeypatch.chdir(work)
+    arguments = ["cells", "--label-map", "0:0,255:1", *TINY, "--steps", 1, "--val", share, "--out", tmp_path / "run"]
+    code, out, _ = main("train", *arguments)
+    assert code == 0
+    assert ("note     --val" in out) == bool(said)
+    assert said in out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process on Windows cannot be sent Ctrl-C")
@@ -144,16 +186,81 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work):
         arguments = ["train", "--resume", "--out", "runs/b c"]
 
 
-def test_the_second_ctrl_c_stops_at_once():
-    """The first is noted while a step runs; the second, or any one outside of training, ends the work where it is."""
-    signals = cli.terminal.Signals()
-    with pytest.raises(cli.terminal.StopError):
-        signals(signal.SIGINT, None)
-    signals.patient = True
-    signals(signal.SIGINT, None)
-    assert signals.asked
-    with pytest.raises(cli.terminal.StopError):
-        signals(signal.SIGINT, None)
+def test_runs_without_a_name_do_not_meet(work, main, monkeypatch, tmp_path):
+    """Without --out the folder is called after the data, and the second run's gets a number; given names reach the data set."""
+    shutil.copytree(work / "cells", tmp_path / "cells")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["cells", "--label-map", "0:0,255:1", *TINY, "--steps", 1, "--class-names", "medium, nucleus"]
+    for folder in ("runs/cells", "runs/cells-2", "runs/cells-3"):
+        code, out, _ = main("train", *arguments)
+        assert code == 0
+        assert f"run      {folder}\n" in out
+        assert "classes  medium, nucleus" in out
+        assert tu.load_checkpoint(tmp_path / folder / "last.safetensors").class_names == ("medium", "nucleus")
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch):
+    """A terminal gets a bar with count, note and speed, drawn anew in place; a pipe gets lines."""
+    screen = io.StringIO()
+    monkeypatch.setattr(cli.terminal, "out_console", Console(file=screen, force_terminal=True, width=100))
+    with cli.terminal.Meter("testing", "image") as meter:
+        for done in (1, 2):
+            meter.show(done, 2, "a.png")
+    drawn = screen.getvalue()
+    assert "\x1b[2K" in drawn  # a line is cleared, to be drawn again
+    assert re.search(r"testing .*2/2  a\.png  .*took \d+ s", drawn)
+
+
+def test_outside_of_training_ctrl_c_stops_at_once(main, monkeypatch):
+    """Where no step has to be finished, SIGINT and SIGTERM end the work where it is: one word and code 130."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        monkeypatch.setattr(cli.shapes.shapes, "trace", lambda *_, number=number: signal.raise_signal(number))
+        assert main("shapes") == (130, "", "stopped.\n")
+
+
+def record(step, loss):
+    """What `fit` yields of a step."""
+    return StepRecord(step, loss, 0.1, 1.0, 0.1, ("a",))
+
+
+def test_the_second_ctrl_c_stops_at_once(tmp_path, capfd):
+    """While a run is followed the first is noted, and said; the second ends the work in the middle of a step."""
+    reached = []
+
+    def steps():
+        signal.raise_signal(signal.SIGINT)
+        reached.append(1)
+        signal.raise_signal(signal.SIGINT)
+        reached.append(2)
+        yield record(1, 0.5)
+
+    before = signal.signal(signal.SIGINT, cli.terminal.stop)
+    try:
+        with pytest.raises(cli.terminal.StopError):
+            cli.terminal.follow(steps(), "training", 2, tmp_path / "log.csv")
+        assert signal.getsignal(signal.SIGINT) is cli.terminal.stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == [1]
+    assert "finishing the step in progress, then saving; press Ctrl-C again to stop at once" in capfd.readouterr().err
+
+
+def test_the_loss_shown_goes_on_after_resuming(tmp_path, monkeypatch):
+    """The moving average counts the log's earlier steps: a run resumed after step 3 shows what one never left shows."""
+    losses, shown = [8.0, 4.0, 2.0, 6.0, 1.0], []
+    monkeypatch.setattr(cli.terminal.Meter, "show", lambda self, done, total, note: shown.append(note))
+
+    def steps(first):
+        for i, loss in enumerate(losses[first:], first + 1):
+            lines = [f"{n},{value}" for n, value in enumerate(losses[:i], 1)]
+            (tmp_path / "log.csv").write_text("\n".join(["step,loss", *lines, ""]))
+            yield record(i, loss)
+
+    for first in (0, 3):
+        cli.terminal.follow(steps(first), "training", 5, tmp_path / "log.csv")
+    assert shown[0] == "loss 8.0000"
+    assert shown[1] == "loss 7.6000"
+    assert shown[5:] == shown[3:5]
 
 
 def test_a_loss_that_is_not_finite_ends_with_code_1(work):
@@ -169,14 +276,18 @@ def test_a_loss_that_is_not_finite_ends_with_code_1(work):
     ("arguments", "says"),
     [
         (["cells", "--out", "runs/a"], "train: runs/a already holds a run. Go on with it by --resume --out runs/a"),
-        (["--resume", "cells/images", "--out", "runs/a"], "cells/images. Leave DATA out, or start a new run."),
-        (["--resume", "--steps", "9", "--out", "runs/a"], "goes on with steps = 6, asked for is 9. Leave --steps out, or start"),
-        (["--resume", "--base", "3", "--out", "runs/a"], "goes on with base = 2, asked for is 3. Leave --base out"),
+        (["--resume", "cells/images", "--out", "runs/a"], "cells/images. Leave DATA out (only --steps and --lr may"),
+        (["--resume", "--steps", "5", "--out", "runs/a"], "has done 6 steps, asked for are 5. Give at least 6, or start"),
+        (
+            ["--resume", "--base", "3", "--out", "runs/a"],
+            "goes on with base = 2, asked for is 3. Leave --base out (only --steps and --lr may change), or start a new run.",
+        ),
         (["--resume", "--no-augment", "--out", "runs/a"], "(or --augment, --no-augment) out"),
         (["--resume", "--label-map", "0:0", "--out", "runs/a"], "label_map = 0:0,255:1, asked for is 0:0. Leave --label-map out"),
         (["cells", "--out", "cells"], "train: --out cells holds the data. Choose a folder for the run alone"),
         (["cells", "--out", "cells/masks"], "train: --out cells/masks holds the data."),
         (["cells", "--lr", "0", "--out", "o"], "TrainConfig: lr is 0.0. Give a positive number."),
+        (["cells", "--weight-map", "none", "--w0", "3"], "TrainConfig: w0 is 3.0, but weight_map 'none' has no w0. Leave w0 out"),
         (["cells", "--border", "3", "--out", "o"], "TrainConfig: border is 3. Give an even number"),
         (["cells", "--label-map", "0:0,255:1", *TINY, "--max-mem", "20", "--out", "o"], "could not be validated"),
         (["--resume"], "train: --resume goes on with a run. Say which"),
@@ -322,7 +433,7 @@ def test_channels_are_checked_before_the_first_result(work, main, tmp_path):
     colours(tmp_path, "b.png", equal=False)
     code, _, err = main("predict", work / "runs" / "a" / "best.safetensors", tmp_path, "--out", tmp_path / "out")
     assert code == 2
-    assert f"predict: {tmp_path / 'b.png'} has 3 channels, the network takes 1. Convert it to 8-bit grey" in err
+    assert f"predict: {tmp_path / 'b.png'} has 3 channels, the network takes 1. Convert it to grey: Image > Type > 8-bit" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -338,29 +449,13 @@ def test_three_equal_channels_are_grey(work, main, tmp_path):
     expected = tu.load_checkpoint(checkpoint).predict(grey)
     np.testing.assert_array_equal(read_mask(tmp_path / "out" / "b_labels.png"), expected)
     tu.write_labels(tmp_path / "masks" / "b.png", expected)
-    code, out, err = main("evaluate", checkpoint, tmp_path)
+    code, out, err = main("evaluate", checkpoint, tmp_path, "--label-map", "0:0,1:1")
     assert (code, err) == (0, "")
     assert "pixel error  0.0000" in out
     colours(tmp_path / "images", "b.png", equal=False)
-    code, _, err = main("evaluate", checkpoint, tmp_path)
+    code, _, err = main("evaluate", checkpoint, tmp_path, "--label-map", "0:0,1:1")
     assert code == 2
-    assert "evaluate: image b has 3 channels, the network takes 1. Convert it to 8-bit grey" in err
-
-
-def test_channels_that_suit_and_those_that_do_not():
-    """The right number passes untouched; three equal channels become one; all else is refused with both numbers."""
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
-    rgb, rest = np.repeat(grey, 3, -1), {"command": "predict", "name": "a.png"}
-    assert fit_channels(grey, 1, **rest) is grey
-    assert fit_channels(rgb, 3, **rest) is rgb
-    np.testing.assert_array_equal(fit_channels(rgb, 1, **rest), grey)
-    for image, channels, says in (
-        (np.repeat(grey, 2, -1), 1, "a.png has 2 channels, the network takes 1. Convert it to 8-bit grey"),
-        (grey, 3, "a.png has 1 channel, the network takes 3. Convert it to RGB"),
-        (rgb, 2, "has 3 channels, the network takes 2. Convert it to 2 channels."),
-    ):
-        with pytest.raises(ShapeError, match=re.escape(says)):
-            fit_channels(image, channels, **rest)
+    assert "evaluate: image b has 3 channels, the network takes 1. Convert it to grey: Image > Type > 8-bit" in err
 
 
 def test_a_network_of_colours_measures_grey_images(work, main, tmp_path):
@@ -455,12 +550,97 @@ def test_evaluate_measures_as_the_library_does(work, tmp_path):
 def test_evaluate_without_objects(work, main, monkeypatch):
     """Plain masks know no objects: SEG is unknown, and --em says what to add."""
     monkeypatch.chdir(work)
-    code, out, _ = main("evaluate", "runs/a/best.safetensors", "cells", "--label-map", "0:0,255:1")
+    code, out, _ = main("evaluate", "runs/a/best.safetensors", "cells", "--kind", "binary", "--label-map", "0:0,255:1")
     assert code == 0
     assert "SEG          unknown" in out
-    code, _, err = main("evaluate", "runs/a/best.safetensors", "cells", "--label-map", "0:0,255:1", "--em")
+    code, _, err = main("evaluate", "runs/a/best.safetensors", "cells", "--kind", "binary", "--label-map", "0:0,255:1", "--em")
     assert code == 2
     assert "Add --instances components" in err
+
+
+def test_evaluate_reads_masks_as_in_training(work, main, monkeypatch, tmp_path):
+    """Label map and objects are those of the training, and said to be; an option changes one of them, --kind all."""
+    monkeypatch.chdir(work)
+    best, scores = "runs/a/best.safetensors", tmp_path / "scores.json"
+
+    def measured(*options):
+        code, out, err = main("evaluate", best, "cells", "--json", scores, *options)
+        assert code == 0, err
+        return out.splitlines()[0], json.loads(scores.read_text())["all"]
+
+    said, as_trained = measured()
+    assert said == "masks read as in training: --kind binary --label-map 0:0,255:1 --instances components"
+    data = tu.read_dataset("cells", label_map={0: 0, 255: 1}, instances="components")
+    assert as_trained == tu.load_checkpoint(best).evaluate(data).as_dict()
+    said, other = measured("--label-map", "0:1,255:0")
+    assert said == "masks read as in training: --kind binary --instances components"
+    assert other["pixel_error"] == pytest.approx(1 - as_trained["pixel_error"])
+    said, plain = measured("--kind", "binary", "--label-map", "0:0,255:1")
+    assert "as in training" not in said
+    assert plain == {**as_trained, "seg": None, "objects": 0}
+    saved = tu.load_checkpoint(best)
+    tu.save_checkpoint(tmp_path / "odd.safetensors", replace(saved, reading={**saved.reading, "path": "x", "kind": 3}))
+    code, _, err = main("evaluate", tmp_path / "odd.safetensors", "cells")
+    assert (code, "kind is 3. Choose one of" in err) == (2, True)
+    code, _, err = main("evaluate", best, "cells", "--kind", "binary")
+    assert (code, "255" in err) == (2, True)
+    for help_text in (main("evaluate", "--help")[1], main("predict", "--help")[1]):
+        assert "default as in training" in " ".join(help_text.replace("│", " ").split())
+
+
+def test_a_format_that_says_what_masks_hold_is_not_told(work, main, tmp_path):
+    """A Cell Tracking Challenge set is read as such, whatever the masks of the training were."""
+    grey = tu.read_image(work / "cells" / "images" / "phase-000.png")
+    for folder in ("01", "01_GT/SEG"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_image(tmp_path / "01" / "t000.tif", grey)
+    cells = tu.data.instances.components(read_mask(work / "cells" / "masks" / "phase-000.png") > 0)
+    tu.write_labels(tmp_path / "01_GT" / "SEG" / "man_seg000.tif", cells)
+    code, out, err = main("evaluate", work / "runs" / "a" / "best.safetensors", tmp_path)
+    assert (code, err) == (0, "")
+    assert f"of {cells.max()} annotated objects" in out
+
+
+def test_small_objects_go_as_in_training(work, main, tmp_path):
+    """Without --min-size, `predict` and `evaluate` leave out what the training left out."""
+    best = tu.load_checkpoint(work / "runs" / "a" / "best.safetensors")
+    image = work / "cells" / "images" / "phase-000.png"
+    labels = best.predict(tu.read_image(image))
+    sizes = np.bincount(tu.instances_of(labels).ravel())[1:]
+    least = int(sizes.max())
+    assert (sizes < least).any()
+    checkpoint = tmp_path / "strict.safetensors"
+    tu.save_checkpoint(checkpoint, replace(best, config={**best.config, "min_size": least}))
+    for options, expected in (([], least), (["--min-size", 0], 0)):
+        assert main("predict", checkpoint, image, "--out", tmp_path / "out", "--overwrite", *options)[0] == 0
+        objects = read_mask(tmp_path / "out" / "phase-000_instances.png")
+        np.testing.assert_array_equal(objects, tu.instances_of(labels, expected))
+
+
+def test_the_budget_is_that_of_a_page(work, main, tmp_path):
+    """A stack needs as much memory as one of its pages, and what the message advises is enough."""
+    pages = [Image.fromarray(np.full((700, 900), 10 * i, np.uint8)) for i in range(6)]
+    pages[0].save(tmp_path / "page.tif")
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    advised = []
+    for name in ("page.tif", "stack.tif"):
+        command = ["predict", work / "runs" / "a" / "best.safetensors", tmp_path / name, "--out", tmp_path / "out"]
+        code, _, err = main(*command, "--max-mem", 20)
+        assert code == 2
+        advised.append(int(re.search(r"give at least (\d+) MiB", err)[1]))
+        code, _, err = main(*command, "--max-mem", advised[-1])
+        assert (code, err) == (0, "")
+    assert advised[0] == advised[1]
+    assert len([*tmp_path.glob("out/*_instances.png")]) == 7
+
+
+def test_overlays_of_large_images_are_smaller():
+    """Every pixel is shown if it may be; every n-th where there are too many, or where they take too much memory."""
+    assert cli.predict._every((2400, 1), math.inf) == 1
+    assert cli.predict._every((100, 2401), math.inf) == 2
+    assert cli.predict._every((100, 100), 100 * 100 * cli.predict.OVERLAY) == 1
+    assert cli.predict._every((100, 100), 100 * 100 * cli.predict.OVERLAY - 1) == 2
+    assert cli.predict._every((100, 100), -5) == 100
 
 
 # ---- shapes ----
@@ -568,3 +748,53 @@ def test_errors_stay_one_line_and_are_printed_as_they_are(main, monkeypatch):
     monkeypatch.setattr(cli.predict, "_image_files", refuse)
     code, _, err = main("predict", "x", "y")
     assert (code, err) == (2, "error: no [bold] file\n")
+
+
+# ---- hostile paths and sizes (found by tests/fuzz) ----
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("predict", "a.safetensors", "x" * 300), "File name too long. Check the name, and whether you may read and write there."),
+    (("evaluate", "x" * 300, "cells"), "File name too long. Check the name"),
+    (("train", "cells", "--config", "/dev/zero"), "error: /dev/zero: no file. Give a TOML file"),
+    (("train", "\udcff"), r"there is no file or folder \udcff"),
+])  # fmt: skip
+def test_names_that_the_system_refuses(main, monkeypatch, tmp_path, arguments, says):
+    """Names that are too long, devices without end and names that are no Unicode: one line, exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = main(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize(("error", "says"), [
+    (PermissionError(13, "Permission denied", "runs"), "error: runs: Permission denied. Check the name, and whether you may read"),
+    (RuntimeError("Symlink loop from 'runs'"), "error: Symlink loop from 'runs'. Choose another path."),
+    (MemoryError("Unable to allocate 9 TiB"), "error: there is not enough memory (Unable to allocate 9 TiB). Use a smaller network"),
+])  # fmt: skip
+def test_what_the_system_refuses_is_one_line(main, monkeypatch, error, says):
+    """Permissions, loops of links and memory are no bugs of the program: no traceback."""
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setattr(cli, "app", refuse)
+    code, _, err = main()
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(says)
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--base", 10**6), "Use a smaller --base or --depth."),
+    (("--batch", 10**9), "Use a smaller --tile, --batch, --base or --depth."),
+    (("--tile", 10**7), "Use a smaller --tile, --batch, --base or --depth."),
+])  # fmt: skip
+def test_what_does_not_fit_in_memory_is_refused_at_once(work, main, monkeypatch, tmp_path, options, says):
+    """A step that would take more than the machine has is refused before memory is taken, and before there is a folder."""
+    monkeypatch.chdir(work)
+    code, _, err = main("train", "cells", "--label-map", "0:0,255:1", *TINY, *options, "--out", tmp_path / "run")
+    assert code == 2
+    assert re.match(r"error: train: a step takes [\d,]+ MiB, and this machine has [\d,]+ MiB\. ", err)
+    assert says in err
+    assert not (tmp_path / "run").exists()

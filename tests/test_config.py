@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +224,52 @@ def test_no_data_at_all():
     """Without a path there is nothing to read."""
     with pytest.raises(ConfigError, match="no images are named"):
         DataConfig().read()
+
+
+# Hostile files (found by tests/fuzz)
+
+
+def refused(path):
+    """The text with which a file is refused."""
+    with pytest.raises(ConfigError) as caught:
+        read_tables(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"x = " + b"[" * 50_000, "not a TOML file (maximum recursion depth exceeded"),
+        (b"[train]\nsteps = " + b"9" * 5000, "not a TOML file (Exceeds the limit"),
+        (b"\xff\xfe", "not a TOML file ('utf-8' codec can't decode"),
+        (b"#" * (2**20 + 1), "1048577 bytes are no configuration; the limit is 1048576. Is it the right file?"),
+        (b"[train]\nlr = 1" + b"0" * 400, "[train] lr is 1000"),
+        (b"[train]\nlr = 1" + b"0" * 400, " .... Give a number of at most 64 bits."),
+        (b"[train]\nsteps = 0x" + b"f" * 5000, "[train] steps is a number without end. Give a number of at most 64 bits."),
+        (b'[data]\npath = "a\\u0000b"', r"[data] path is 'a\x00b', with a null character in it. Leave that out."),
+        (b"[train]\nsteps = 0", "TrainConfig: steps is 0. Give a whole number of at least 1."),
+        (b"[augment]\nshift = -1", "Augment: shift -1.0"),
+    ],
+)
+def test_hostile_files_are_refused_by_name(tmp_path, content, says):
+    """Nesting and numbers without end, other encodings, large files: one short line that begins with the file."""
+    (tmp_path / "run.toml").write_bytes(content)
+    text = refused(tmp_path / "run.toml")
+    assert text.startswith(f"{tmp_path}/run.toml: ")
+    assert says in text
+    assert len(text) < 700
+
+
+def test_long_values_are_cut(tmp_path):
+    """A message quotes no more of a file than a person would read."""
+    for text in ('steps = "{}"', '"{}" = 1', 'optimizer = "{}"'):
+        (tmp_path / "run.toml").write_text("[train]\n" + text.format("x" * 9000), encoding="utf-8")
+        assert "xxx ..." in (said := refused(tmp_path / "run.toml"))
+        assert len(said) < 800
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no device without end on this system")
+def test_a_device_is_no_configuration(tmp_path):
+    """Of a device one could read for ever, and a folder holds no settings."""
+    for path in (Path("/dev/zero"), tmp_path):
+        assert refused(path) == f"{path}: no file. Give a TOML file, e.g. the config.toml of a run."

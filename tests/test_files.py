@@ -98,6 +98,13 @@ def test_a_folder_that_is_none(tmp_path, where):
         pytest.fail("the block must not run")
 
 
+def test_a_name_with_a_null(tmp_path):
+    """No file can be called so: DataError, as for every other name that the system refuses."""
+    with pytest.raises(DataError, match=r"cannot be written \(embedded null byte\)"), atomic_write(tmp_path / "a\0b"):
+        pytest.fail("the block must not run")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of folders are those of POSIX")
 def test_a_read_only_folder_is_a_data_error(tmp_path, monkeypatch):
     """Without permission to write: DataError that asks for it. (Root may write anywhere, so there the refusal is put in.)"""

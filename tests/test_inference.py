@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyunet import inference, shapes
+from tinyunet.data.instances import INSTANCE_BYTES
 from tinyunet.data.normalize import Normalization
 from tinyunet.errors import ConfigError, DataError, ShapeError
-from tinyunet.inference import BASELINE, instances_of, predict, predict_proba, predict_tiles
+from tinyunet.inference import BASELINE, as_image, default_tile, instances_of, predict, predict_proba, predict_tiles
 from tinyunet.spec import UNetSpec
 from tinyunet.unet import UNet
 
@@ -72,7 +73,7 @@ def smallest_tile(spec):
 
 def check_tiles(model, image, tile, atol):
     """Assert that tiles give what one pass over the whole image gives."""
-    np.testing.assert_allclose(predict_proba(model, image, PLAIN, tile=tile), whole(model, image), rtol=0, atol=atol)
+    np.testing.assert_allclose(predict_proba(model, image, PLAIN, tile_in=tile), whole(model, image), rtol=0, atol=atol)
 
 
 # Tiles are exact -----------------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def test_tiles_equal_the_whole_image(depth, padding, height, width, more, classe
 def test_in_float64_they_equal_it_to_the_last_digits(depth, padding):
     """With float64 weights the difference is at most 1e-12: what is left in float32 is rounding, and nothing else."""
     model = network(3, depth=depth, padding=padding).astype("float64")
-    proba = predict_proba(model, picture(4, 61, 90), PLAIN, tile=smallest_tile(model.spec) + 2 * 2**depth)
+    proba = predict_proba(model, picture(4, 61, 90), PLAIN, tile_in=smallest_tile(model.spec) + 2 * 2**depth)
     assert proba.dtype == np.float64
     np.testing.assert_allclose(proba, whole(model, picture(4, 61, 90)), rtol=0, atol=1e-12)
 
@@ -190,23 +191,39 @@ def test_grey_images_with_and_without_channel_axis():
     np.testing.assert_array_equal(predict(network(), image), predict(network(), image[..., None]))
 
 
+def test_grey_that_was_saved_as_colour():
+    """Three equal channels are one to a network of grey, and the image is not copied; a colour image is none of its business."""
+    grey = picture(1, 14, 11, dtype=np.uint8)
+    rgb = np.repeat(grey[..., None], 3, -1)
+    np.testing.assert_array_equal(predict_proba(network(), rgb), predict_proba(network(), grey))
+    assert np.shares_memory(as_image(rgb, 1), rgb)
+    assert as_image(rgb, 3) is rgb
+    rgb[13, 10, 2] ^= 1
+    with pytest.raises(ShapeError, match=r"evaluate: image a has 3 channels, the network takes 1"):
+        as_image(rgb, 1, "evaluate: image a")
+
+
 def test_normalisation_is_that_of_the_whole_image():
     """mode "image", the default, takes mean and std of the image, not of a tile: tiles do not change the result."""
     image = picture(3, 60, 40) + np.linspace(0, 5, 60)[:, None].astype(np.float32)
     standard = (image - image.mean()) / image.std()
     expected = whole(network(4), standard)
-    np.testing.assert_allclose(predict_proba(network(4), image, tile=18), expected, atol=1e-5)
+    np.testing.assert_allclose(predict_proba(network(4), image, tile_in=18), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("image", "channels", "error", "text"),
     [
-        (np.zeros((4, 4, 3)), 1, ShapeError, r"has 3 channels, the network takes 1\. Convert it to grey, e\.g\. image\.mean"),
-        (np.zeros((4, 4)), 3, ShapeError, r"has 1 channels, the network takes 3\. Convert it to 3 channels"),
-        (np.zeros((2, 4, 4, 1)), 1, ShapeError, r"shape \(2, 4, 4, 1\), expected one image \(H, W\) or \(H, W, C\)"),
-        (np.zeros(4), 1, ShapeError, r"shape \(4,\), expected one image"),
-        (np.zeros((0, 5)), 1, DataError, r"shape \(0, 5, 1\) and dtype float64 cannot be segmented"),
-        (np.zeros((4, 4), complex), 1, DataError, r"dtype complex128 cannot be segmented"),
+        (np.eye(3)[None], 1, ShapeError, r"the image has 3 channels, the network takes 1\. Convert it to grey: .*image\.mean"),
+        (np.zeros((4, 4)), 3, ShapeError, r"has 1 channel, the network takes 3\. Convert it to RGB: .*np\.dstack"),
+        (np.zeros((4, 4)), 2, ShapeError, r"has 1 channel, the network takes 2\. Convert it to 2 channels\."),
+        (np.zeros((4, 4, 2)), 1, ShapeError, r"has 2 channels, the network takes 1\. Convert it to grey"),
+        (np.zeros((3, 4, 9)), 3, ShapeError, r"shape \(3, 4, 9\), which is 9 channels, .* takes 3\. Channels come last: give"),
+        (np.zeros((7, 9, 9)), 1, ShapeError, r"shape \(7, 9, 9\), which is 9 channels.* of a stack, one image at a time\."),
+        (np.zeros((2, 4, 4, 1)), 1, ShapeError, r"shape \(2, 4, 4, 1\), expected \(H, W\) or \(H, W, C\)\. Of a stack, give one"),
+        (np.zeros(4), 1, ShapeError, r"shape \(4,\), expected \(H, W\)"),
+        (np.zeros((0, 5)), 1, DataError, r"shape \(0, 5, 1\) and dtype float64, and cannot be segmented"),
+        (np.zeros((4, 4), complex), 1, DataError, r"dtype complex128, and cannot be segmented"),
         (np.full((4, 4), "a"), 1, DataError, r"cannot be segmented"),
     ],
 )
@@ -273,7 +290,7 @@ def test_training_goes_on_after_an_error(monkeypatch):
 def test_tiles_may_be_left_early():
     """Whoever takes one tile and closes the iterator gets the training mode back."""
     model = network(training=True)
-    tiles = predict_tiles(model, picture(1, 30, 30), tile=18)
+    tiles = predict_tiles(model, picture(1, 30, 30), tile_in=18)
     next(tiles)
     assert not model.training
     tiles.close()
@@ -288,7 +305,7 @@ def test_windows_partition_the_image(padding, height, width, more, classes):
     """The windows of the tiles cover every pixel once, each with probabilities of its own size that add up to 1."""
     model = network(padding=padding, classes=classes)
     count = np.zeros((height, width), int)
-    for part in predict_tiles(model, picture(0, height, width), tile=smallest_tile(model.spec) + 2 * more):
+    for part in predict_tiles(model, picture(0, height, width), tile_in=smallest_tile(model.spec) + 2 * more):
         count[part.rows, part.cols] += 1
         assert part.proba.shape == (*count[part.rows, part.cols].shape, max(classes, 2))
         assert part.proba.dtype == np.float32
@@ -301,7 +318,7 @@ def test_windows_partition_the_image(padding, height, width, more, classes):
 def test_progress_counts_to_the_end(average, turns):
     """progress is called with (1, n), (2, n), ... (n, n); a rotated average counts the tiles of all rotations."""
     calls = []
-    predict(network(), picture(0, 24, 24), tile=28, average=average, progress=lambda *call: calls.append(call))
+    predict(network(), picture(0, 24, 24), tile_in=28, average=average, progress=lambda *call: calls.append(call))
     n = calls[0][1]
     if turns == 1:
         assert n == 4
@@ -318,7 +335,7 @@ def test_progress_counts_to_the_end(average, turns):
 def test_the_class_is_the_most_probable_one(classes):
     """predict is the argmax of predict_proba, uint8, or uint16 beyond 256 classes."""
     model, image = network(classes=classes), picture(5, 19, 27)
-    proba, labels = predict_proba(model, image, tile=18), predict(model, image, tile=18)
+    proba, labels = predict_proba(model, image, tile_in=18), predict(model, image, tile_in=18)
     assert proba.shape[-1] == max(classes, 2)
     assert labels.dtype == (np.uint16 if classes == 300 else np.uint8)
     assert len(np.unique(labels)) > 1
@@ -337,15 +354,17 @@ def test_one_logit_is_two_columns():
 @pytest.mark.parametrize(
     ("choices", "tile", "text"),
     [
-        ({}, 17, r"a 17x17 image does not fit depth 1 with valid convolutions.*Nearest sizes that work: 18"),
-        ({"depth": 2}, 46, r"a 46x46 image does not fit depth 2.*Nearest sizes that work: 44, 48"),
+        ({}, 17, r"tile_in 17 does not fit a network of depth 1 with valid convolutions\. Nearest sizes that work: 18\."),
+        ({"depth": 2}, 46, r"tile_in 46 does not fit a network of depth 2.*Nearest sizes that work: 44, 48\."),
+        ({}, 101, r"tile_in 101 does not fit"),  # although the image needs no more than 46 of it
+        ({}, 0, r"tile_in 0 does not fit"),
         ({"padding": "same"}, 4, r"a tile of 4 keeps nothing beside a halo of 10 pixels on both sides\. Use at least 22"),
     ],
 )
 def test_tiles_that_do_not_fit(choices, tile, text):
     """A tile that the network cannot take, or that keeps nothing, is refused with one that works."""
     with pytest.raises(ShapeError, match=text):
-        predict(network(**choices), picture(0, 30, 30), tile=tile)
+        predict(network(**choices), picture(0, 30, 30), tile_in=tile)
 
 
 # Averages ------------------------------------------------------------------------------------------------------------
@@ -380,7 +399,7 @@ def test_averages_equal_flips_written_out(average, padding, classes):
     image = picture(4, exact_sides(model, 3), exact_sides(model, 6))
     expected = averaged(model, image, average)
     for tile in (None, smallest_tile(model.spec) + 20):
-        np.testing.assert_allclose(predict_proba(model, image, PLAIN, average=average, tile=tile), expected, atol=2e-6)
+        np.testing.assert_allclose(predict_proba(model, image, PLAIN, average=average, tile_in=tile), expected, atol=2e-6)
     assert np.abs(predict_proba(model, image, PLAIN) - expected).max() > 1e-2  # the mean is something else than one of them
 
 
@@ -388,9 +407,9 @@ def check_equivariance(average, transforms):
     """Assert that turning the image turns the averaged result, to the last digits of float64."""
     model = network(6, depth=2, padding="valid").astype("float64")
     image = picture(7, exact_sides(model, 6), exact_sides(model, 3))
-    proba = predict_proba(model, image, average=average, tile=smallest_tile(model.spec) + 8)
+    proba = predict_proba(model, image, average=average, tile_in=smallest_tile(model.spec) + 8)
     for turn in transforms:
-        turned = predict_proba(model, turn(image), average=average, tile=smallest_tile(model.spec) + 8)
+        turned = predict_proba(model, turn(image), average=average, tile_in=smallest_tile(model.spec) + 8)
         np.testing.assert_allclose(turned, turn(proba), rtol=0, atol=1e-13)
 
 
@@ -421,8 +440,8 @@ def test_turning_back_is_checked(monkeypatch):
 
 
 def test_an_unknown_average():
-    """The text names what there is."""
-    with pytest.raises(ConfigError, match=r"average 'mirror8' is none of none, mirror4, dihedral8\. 'rotate7' needs the whole"):
+    """The text names all that there is."""
+    with pytest.raises(ConfigError, match=r"average 'mirror8' is none of none, mirror4, dihedral8, rotate7\."):
         predict(network(), picture(0, 9, 9), average="mirror8")
 
 
@@ -465,24 +484,27 @@ def test_rotating_a_constant_image_changes_nothing(shape):
     np.testing.assert_allclose(rotated, plain, atol=1e-5)
     np.testing.assert_allclose(rotated.sum(-1), 1, atol=1e-5)
     assert predict(model, image, PLAIN, average="rotate7").shape == shape
+    model.astype("float64")  # and all is done in float64
+    rotated = predict_proba(model, image, PLAIN, average="rotate7")
+    np.testing.assert_allclose(rotated, predict_proba(model, image, PLAIN), rtol=0, atol=1e-13)
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
 def tiles_fed(model, image, **options):
-    """Sides of what the network was given."""
-    sides = set()
+    """Heights and widths of what the network was given."""
+    sizes = []
     forward = model.forward
 
     def watched(x):
-        sides.update(x.shape[1:3])
+        sizes.append(x.shape[1:3])
         return forward(x)
 
     model.forward = watched
     predict(model, image, **options)
     del model.forward
-    return sides
+    return sizes
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -493,8 +515,31 @@ def test_the_tile_fits_the_budget(padding):
     assert largest == sorted(largest)
     assert len(set(largest)) > 2
     for mib, tile in zip((17, 19, 23, 100), largest, strict=True):
-        assert shapes.forward_bytes(model.spec, tile) + BASELINE + image.nbytes <= (160 + mib) * shapes.MIB
-    assert tiles_fed(model, image, max_mem=1000) == ({340} if padding == "valid" else {200, 300})
+        assert shapes.forward_bytes(model.spec, *tile) + BASELINE + image.nbytes <= (160 + mib) * shapes.MIB
+    assert tiles_fed(model, image, max_mem=1000) == [(240, 340) if padding == "valid" else (200, 300)]
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("shape", [(20, 500), (500, 20)])
+def test_no_more_is_computed_than_the_image_needs(padding, shape):
+    """Tiles of a long image are as narrow as the image, and its last one ends with it: a third more pixels at the most."""
+    model = network(padding=padding)
+    extra = 2 * shapes.margin(model.spec)
+    for options in ({}, {"tile_in": 116}, {"tile_in": 500}, {"max_mem": 178}):
+        fed = sum(height * width for height, width in tiles_fed(model, np.zeros(shape), **options))
+        across, along = sorted(n + extra for n in shape)
+        assert across * along <= fed <= 1.4 * across * along
+
+
+@pytest.mark.parametrize("average", ["none", "dihedral8"])
+def test_what_is_not_computed_is_not_missed(monkeypatch, average):
+    """Narrow tiles give what square ones give, to the last digits of float64; also turned, and where no side suits the grid."""
+    model, image = network(3, depth=2).astype("float64"), picture(4, 37, 210)
+    options = {"tile_in": smallest_tile(model.spec) + 60, "average": average}
+    narrow = predict_proba(model, image, **options)
+    monkeypatch.setattr(inference, "_spans", shapes.tile_spans)
+    assert set(tiles_fed(model, image, **options)) == {(options["tile_in"], options["tile_in"])}
+    np.testing.assert_allclose(narrow, predict_proba(model, image, **options), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -503,9 +548,8 @@ def test_the_tile_is_no_larger_than_its_number_asks_for(padding):
     model = UNet(UNetSpec(base=2, depth=2, padding=padding))
     image = np.zeros((2000, 1500, 1), np.uint8)
     for max_mem in (185, 230, 290):
-        tile = inference._tile_for_budget(model, image, max_mem, 0)
-        count, fewer = ([len(shapes.tile_spans(model.spec, n, t)) for n in image.shape[:2]] for t in (tile, tile - 4))
-        assert sum(fewer) > sum(count)
+        for n, side in zip(image.shape, default_tile(model, image, max_mem), strict=False):
+            assert len(shapes.tile_spans(model.spec, n, side - 4)) > len(shapes.tile_spans(model.spec, n, side))
 
 
 @pytest.fixture
@@ -515,6 +559,40 @@ def tight(monkeypatch):
     shapes.forward_bytes.cache_clear()
     yield
     shapes.forward_bytes.cache_clear()
+
+
+def test_what_is_reserved_is_left_alone():
+    """Bytes that the caller needs come out of the budget, and into the advice."""
+    model, image = network(), np.zeros((900, 900, 1), np.uint8)
+    free, less = (default_tile(model, image, 200, reserved) for reserved in (0, 20 * shapes.MIB))
+    assert max(less) < max(free)
+    needed = []
+    for reserved in (0, 100 * shapes.MIB):
+        with pytest.raises(ConfigError) as caught:
+            predict(model, image, max_mem=1, reserved=reserved)
+        needed.append(int(re.search(r"give at least (\d+) MiB", str(caught.value))[1]))
+    assert needed[1] == needed[0] + 100
+
+
+@pytest.mark.parametrize("mode", ["image", "percentile"])
+def test_statistics_and_objects_are_in_the_budget(tight, mode):
+    """Normalisation before the tiles and objects after them keep to max_mem as well: 8 more bytes a pixel would not."""
+    model, image = network(), picture(1, 1500, 1600, dtype=np.float32)
+    reserved, max_mem = image.size * INSTANCE_BYTES, 160 + 5 + 50
+    predict(model, image[:9, :9], Normalization(mode), average="none")
+    tracemalloc.start()
+    try:
+        instances_of(predict(model, image, Normalization(mode), max_mem=max_mem, reserved=reserved), 4)
+        assert tracemalloc.get_traced_memory()[1] <= max_mem * shapes.MIB - BASELINE - image.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("max_mem", [float("nan"), -1.0, 0.0])
+def test_budgets_that_are_none(max_mem):
+    """They are too small, as any other that is too small."""
+    with pytest.raises(ConfigError, match=rf"max_mem of {max_mem:g} MiB is too small"):
+        predict(network(), picture(0, 9, 9), max_mem=max_mem)
 
 
 def peak_beyond_budget(choices, average, function):
@@ -552,7 +630,7 @@ def test_memory_stays_within_the_budget(tight, choices, average, function):
 
 def test_the_network_is_not_all_that_counts(tight, monkeypatch):
     """Planted: with tiles chosen by the network's maps alone, the softmax of many classes exceeds the budget."""
-    monkeypatch.setattr(inference, "_tile_for_budget", lambda model, image, max_mem, reserved: 516)
+    monkeypatch.setattr(inference, "_sides_for_budget", lambda model, image, max_mem, reserved: (516, 516))
     assert peak_beyond_budget({"classes": 5}, "mirror4", predict) > 0
 
 
@@ -565,7 +643,7 @@ def test_a_budget_that_is_too_small():
         assert "-" not in str(caught.value)  # nor is any number negative
         least = int(re.search(r"give at least (\d+) MiB", str(caught.value))[1])
     assert predict(model, image, max_mem=least).shape == (50, 50)
-    assert inference.default_tile(model, image, least) >= 18
+    assert min(default_tile(model, image, least)) >= 18
     with pytest.raises(ConfigError, match=f"at least {least} MiB"):
         predict(model, image, max_mem=least - 1)
 
@@ -589,7 +667,7 @@ def test_a_real_image(real_data):
         image = content["images"][0]
     grey = image if image.ndim == 2 else image[..., 0]
     model = network(depth=2)
-    proba = predict_proba(model, grey, tile=60)
+    proba = predict_proba(model, grey, tile_in=60)
     assert proba.shape == (*grey.shape, 2)
     np.testing.assert_allclose(proba.sum(-1), 1, atol=1e-5)
-    np.testing.assert_array_equal(predict(model, grey, tile=60), proba.argmax(-1))
+    np.testing.assert_array_equal(predict(model, grey, tile_in=60), proba.argmax(-1))

@@ -266,9 +266,10 @@ def test_dropout_drops_in_training_only(x):
     """In training it is the op with the layer's rate and generator; in eval it is the identity, in both directions."""
     layer = Dropout("d", 0.5, np.random.default_rng(1))
     np.testing.assert_array_equal(layer.forward(x), ops.dropout_forward(x, 0.5, np.random.default_rng(1))[0])
-    layer.training = False
+    layer.training, before = False, layer.rng.bit_generator.state
     np.testing.assert_array_equal(layer.forward(x), x)
     np.testing.assert_array_equal(layer.backward(2 * x), 2 * x)
+    assert layer.rng.bit_generator.state == before  # nothing was drawn
 
 
 def test_dropout_draws_anew_every_time(x):

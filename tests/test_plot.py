@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,6 +18,8 @@ from tinyunet import plot
 from tinyunet.data.sample import IGNORE
 from tinyunet.errors import ConfigError, DataError, ShapeError
 from tinyunet.metrics import Scores
+from tinyunet.plot.base import MIXED
+from tinyunet.plot.images import _mixed_up
 from tinyunet.shapes import legal_size, trace
 from tinyunet.spec import PAPER, RELEASE, SAME_BN, UNetSpec
 from tinyunet.train import StepRecord
@@ -318,6 +320,45 @@ def test_many_objects_repeat_colours_far_apart():
     shown = plot.results([plot.Row(ids, ids, ids > 0, ids)]).axes[1].images[0].get_array()[1::3, 1::3]
     assert np.abs(np.diff(shown, axis=0)).max(axis=2).min() > 0.05
     assert np.abs(np.diff(shown, axis=1)).max(axis=2).min() > 0.05
+
+
+def mixed_up(prediction, truth):
+    """Ids that are merged, and those that are split, for ids written as rows of one image."""
+    found = _mixed_up(np.array(prediction), np.array(truth))
+    return found["merged"].tolist(), found["split"].tolist()
+
+
+def test_objects_that_are_merged_or_split():
+    """More than half of two true objects in one predicted, or of two predicted in one true; a half does not count."""
+    assert mixed_up([[7, 7, 7, 7, 0, 0]], [[1, 1, 2, 2, 0, 3]]) == ([7], [])
+    assert mixed_up([[1, 1, 2, 2, 0, 3]], [[7, 7, 7, 7, 0, 0]]) == ([], [1, 2])
+    assert mixed_up([[7, 7, 7, 0, 8, 8]], [[1, 1, 2, 2, 3, 3]]) == ([], [])  # half of 2 is in 7, and not more
+    assert mixed_up([[7, 7, 7, 7, 7, 7]], [[1, 1, IGNORE, IGNORE, 2, 2]]) == ([7], [])  # half of 7 is in neither: no matter
+    assert mixed_up([[0, 0]], [[1, 2]]) == mixed_up([[1, 2]], [[0, 0]]) == mixed_up([[0, 5]], [[5, 0]]) == ([], [])
+    assert mixed_up([[1, 1, 1, 1, 2, 3]], [[4, 4, 5, 5, 5, 5]]) == ([], [2, 3])
+    # 1 holds 7, 8 and 9, and is itself a piece of 7, as 2 is: what is both counts as merged.
+    assert mixed_up([[1] * 9 + [2] * 2], [[7] * 5 + [8] + [9] * 3 + [7] * 2]) == ([1], [2])
+
+
+def test_results_mark_merged_and_split_objects():
+    """Broad outlines in a colour of their own, named in a legend, counted in the description; nothing where all is right."""
+    truth = np.zeros((12, 16), int)
+    truth[1:5, 1:4], truth[1:5, 4:7], truth[7:11, 8:15] = 1, 2, 3
+    prediction = truth.copy()
+    prediction[truth == 2], prediction[7:11, 11:15] = 1, 4
+    image = np.zeros((12, 16))
+    figure = plot.results([plot.Row(image, truth, truth > 0, prediction, name="cells")])
+    assert {"merged: several as one", "split: one as several"} <= set(texts(figure))
+    assert "cells: 1 merged, 2 split" in plot.description(figure)
+    lines = {line.get_label(): line for line in figure.axes[3].collections if line.get_linewidths()[0] == 1.4}
+    assert lines.keys() == {"_merged", "_split"}
+    for name, line in lines.items():
+        assert to_hex(line.get_colors()[0]) == MIXED[name[1:]].lower()
+    ends = np.concatenate(lines["_merged"].get_segments())
+    np.testing.assert_array_equal([ends.min(0), ends.max(0)], [[0.5, 0.5], [6.5, 4.5]])
+    sound = plot.results([plot.Row(image, truth, truth > 0, truth)])
+    assert not {text for text in texts(sound) if "merged" in text or "split" in text}
+    assert "merged" not in plot.description(sound)
 
 
 def test_results_refuse_wrong_rows(row):

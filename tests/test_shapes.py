@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tinyunet import shapes
-from tinyunet.errors import ConfigError, ShapeError
+from tinyunet.errors import ShapeError
 from tinyunet.spec import PAPER, PRESETS, RELEASE, SAME_BN, UNetSpec
 from tinyunet.unet import UNet
 
@@ -341,44 +341,6 @@ def test_tiles_that_cannot_be():
         shapes.tile_spans(PAPER, 512, 570)
     assert len(shapes.tile_spans(PAPER, 512, 204)) == 32
     assert len(shapes.tile_spans(SAME_BN, 512, 240)) == 32
-
-
-@given(st.integers(1, 3), st.sampled_from(PADDINGS), st.integers(1, 700), st.integers(1, 700), st.floats(0, 1.2))
-def test_tile_for_budget_is_the_largest_that_fits(depth, padding, height, width, share):
-    """Of all tiles that keep something and do not exceed the image, the largest within the budget; each axis can be tiled."""
-    spec = UNetSpec(depth=depth, padding=padding, base=8)
-    step, lost = 2**depth, {1: 8, 2: 20, 3: 44}[depth]
-    if padding == "valid":
-        enough = shapes.input_size(spec, max(height, width))  # covers the longer side in one go
-        useful = [n for n in range(max(enough, 2 * lost + 2 * step) + 1) if shapes.fits(spec, n) and n - 2 * lost >= step]
-        useful = [n for n in useful if n <= enough] or useful[:1]
-    else:
-        whole = -(-max(height, width) // step) * step
-        halo = {1: 10, 2: 24, 3: 56}[depth]  # 9, 23 and 51 px of reach, in whole steps
-        useful = [n for n in range(step, whole + 1, step) if n >= 2 * halo + step] or [whole]
-    least, most = (shapes.forward_bytes(spec, n) for n in (useful[0], useful[-1]))
-    budget = int(least + share * (most - least))
-    tile = shapes.tile_for_budget(spec, height, width, budget)
-    assert tile == max(n for n in useful if shapes.forward_bytes(spec, n) <= budget)
-    assert shapes.tile_for_budget(spec, height, width, shapes.forward_bytes(spec, tile)) == tile
-    for n in (height, width):
-        assert shapes.tile_spans(spec, n, tile)
-
-
-def test_a_budget_too_small():
-    """The error gives the budget, the smallest tile and what that takes; one byte more than refused is enough."""
-    least = shapes.forward_bytes(PAPER, 204)
-    assert shapes.tile_for_budget(PAPER, 512, 512, least) == 204
-    with pytest.raises(ConfigError) as error:
-        shapes.tile_for_budget(PAPER, 512, 512, least - 1)
-    with pytest.raises(ConfigError) as tiny:
-        shapes.tile_for_budget(PAPER, 512, 512, 5 * shapes.MIB)
-    taken = (
-        f"the smallest tile, 204 pixels, takes {least / 2**20:.0f} MiB. Raise the budget or use a network with a smaller base "
-        "width."
-    )
-    assert str(error.value) == f"a memory budget of {(least - 1) / 2**20:.0f} MiB is too small: {taken}"
-    assert str(tiny.value) == f"a memory budget of 5 MiB is too small: {taken}"
 
 
 # Memory -------------------------------------------------------------------------------------------------------------

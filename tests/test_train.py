@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from tinyunet.ops.loss import softmax_cross_entropy_backward, softmax_cross_entr
 from tinyunet.optim import Adam, Optimizer, schedule
 from tinyunet.shapes import fits, margin, output_size
 from tinyunet.spec import PRESETS, UNetSpec
-from tinyunet.train import TrainConfig, energy, evaluate, fit, make_batch, prepare, tile_size
+from tinyunet.train import TrainConfig, energy, fit, make_batch, prepare, tile_size
 from tinyunet.unet import UNet
 
 ROOT = Path(tinyunet.__file__).parents[1]
@@ -74,7 +75,7 @@ def but(config, **changes):
 
 # Killed anywhere -----------------------------------------------------------------------------------------------------
 
-# One process that forks a child for every attempt. A child trains with resume=True. It is killed by SIGKILL, by itself at
+# One process that forks a child for every attempt. A child trains with resume=True. It is killed by a signal, by itself at
 # the k-th of all moments that matter (before a batch, around a line of the log, halfway through a file, before and after
 # a rename), or by its parent at a random time.
 KILLER = """
@@ -82,8 +83,9 @@ import json, os, signal, sys, time, traceback
 from pathlib import Path
 import numpy as np
 import safetensors.numpy
+from contextlib import nullcontext
 from scipy import ndimage
-from tinyunet import checkpoint, train
+from tinyunet import checkpoint, signals, train
 from tinyunet.data.sample import Dataset, Sample
 from tinyunet.spec import UNetSpec
 from tinyunet.unet import UNet
@@ -117,7 +119,7 @@ def moment(kill_at, first=lambda: None):
     moments += 1
     if moments == kill_at:
         first()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, job["signal"]))
 
 
 def child(folder, kill_at):
@@ -126,7 +128,9 @@ def child(folder, kill_at):
     around(train._Log, "write", kill_at)
     around(train, "make_batch", kill_at)
     if job.get("plant") == "in place":
-        checkpoint.atomic_write = lambda path: __import__("contextlib").nullcontext(path)
+        checkpoint.atomic_write = nullcontext
+    if job.get("plant") == "at once":
+        train.deferred = lambda: nullcontext(signals.Deferral())
     for record in train.fit(UNet(UNetSpec(**job["spec"])), data[:3], data[3:], config, out=folder, resume=True):
         pass
     (base / "moments").write_text(str(moments))
@@ -137,6 +141,11 @@ def attempt(folder, kill_at=None, seconds=None):
     if pid == 0:
         try:
             child(base / folder, kill_at)
+        except KeyboardInterrupt:
+            last, log = base / folder / "last.safetensors", base / folder / "log.csv"
+            saved = checkpoint.load_checkpoint(last).step if last.exists() else 0
+            done = log.read_text().count("\\n") - 1 if log.exists() else 0
+            os._exit(130 if saved == done else 1)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -147,6 +156,8 @@ def attempt(folder, kill_at=None, seconds=None):
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
         return "killed"
+    if os.WEXITSTATUS(status) == 130:
+        return "interrupted"
     return "finished" if os.WEXITSTATUS(status) == 0 else "failed"
 
 
@@ -168,9 +179,10 @@ sys.stdout.write(json.dumps(outcomes))
 """
 
 
-def killed_runs(base, spec, config, first=1, every=1, random=0, plant=None):
-    """Folder -> what happened to the attempts in it: "killed", "finished" or "failed"."""
-    job = {"spec": spec.to_dict(), "config": config.to_dict(), "first": first, "every": every, "random": random, "plant": plant}
+def killed_runs(base, spec, config, first=1, every=1, random=0, plant=None, by="SIGKILL"):
+    """Folder -> what happened to the attempts in it: "killed", "interrupted" with all steps saved, "finished" or "failed"."""
+    job = {"spec": spec.to_dict(), "config": config.to_dict(), "first": first, "every": every, "random": random, "plant": plant,
+           "signal": by}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(base), json.dumps(job)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
@@ -216,6 +228,25 @@ def test_writing_in_place_would_be_seen(tmp_path):
     assert ["killed", "failed"] in outcomes.values()
 
 
+@needs_fork
+def test_ctrl_c_at_any_moment_saves_the_steps_done(tmp_path):
+    """SIGINT in a script, at any moment, also within a step: the step is finished and saved; resumed, the bytes are the same."""
+    outcomes = killed_runs(tmp_path, SMALL, KILLED, by="SIGINT")
+    expected = files(tmp_path / "undisturbed")
+    assert outcomes.pop("undisturbed") == ["finished"]
+    assert len(outcomes) > 20
+    for folder, what in outcomes.items():
+        assert what == ["interrupted", "finished"], folder
+        assert files(tmp_path / folder) == expected, folder
+
+
+@needs_fork
+def test_a_ctrl_c_that_does_not_wait_would_be_seen(tmp_path):
+    """Planted: raised at once, it leaves steps in the log that no checkpoint has."""
+    outcomes = killed_runs(tmp_path, SMALL, but(KILLED, steps=3), plant="at once", by="SIGINT")
+    assert "failed" in {what[0] for what in outcomes.values()}
+
+
 # Left early and resumed ----------------------------------------------------------------------------------------------
 
 VARIANTS = {
@@ -252,6 +283,22 @@ def test_an_error_of_the_driver_saves_too(tmp_path):
     assert load_checkpoint(tmp_path / "last.safetensors").step == 3
 
 
+def test_half_a_step_is_never_saved(tmp_path, monkeypatch):
+    """An error in the middle of a step leaves the last checkpoint as it was: that of step 2, though step 3 was complete."""
+    calls = []
+
+    def step_and_fail(self, real=Adam.step):
+        real(self)
+        calls.append(1)
+        if len(calls) == 4:
+            raise MemoryError
+
+    monkeypatch.setattr(Adam, "step", step_and_fail)
+    with pytest.raises(MemoryError):
+        run(UNet(SMALL), cells(), but(QUICK, validate_every=100, save_every=2), out=tmp_path)
+    assert load_checkpoint(tmp_path / "last.safetensors").step == 2
+
+
 def without_moments(self, state, steps):
     """Planted: the optimizer starts with moments of 0."""
     self.steps = steps
@@ -272,10 +319,9 @@ def with_other_order(prepared, config, tile, step, rng, real=make_batch):
     return real(prepared, config, tile, step + 1, rng)
 
 
-def without_best(*args, real=train._open_run):
+def without_best(*args, real=train._saved_run):
     """Planted: the best score is forgotten."""
-    start, _, normalization = real(*args)
-    return start, None, normalization
+    return replace(real(*args), best=None)
 
 
 def without_statistics(self, state, real=UNet.load_state):
@@ -289,7 +335,7 @@ def resumes(folder, variant, monkeypatch, owner=None, name=None, planted=None):
     falling = [0.9, 0.5, 0.4]  # mean IoU of the validations: the first is the best
     results = iter(falling * 2)
 
-    def evaluate_falling(*_):
+    def evaluate_falling(*_, **__):
         n = int(1000 * next(results))
         return Scores(np.array([[5000, 1000 - n], [0, n]]))
 
@@ -310,7 +356,7 @@ def resumes(folder, variant, monkeypatch, owner=None, name=None, planted=None):
         ("adam", Optimizer, "load_state", without_step_count),
         ("adam", train, "make_batch", with_other_draws),
         ("adam", train, "make_batch", with_other_order),
-        ("adam", train, "_open_run", without_best),
+        ("adam", train, "_saved_run", without_best),
         ("same_bn", UNet, "load_state", without_statistics),
     ],
 )
@@ -342,6 +388,16 @@ def test_resuming_before_the_first_checkpoint_starts_anew(tmp_path):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def test_half_written_files_are_cleared_away(tmp_path):
+    """What a run left that was killed while saving is removed when the folder is used again; other files stay."""
+    run(UNet(SMALL), cells(), out=tmp_path, stop=2)
+    names = {".last-x1.safetensors", ".best-x2.safetensors", "mine.safetensors"}
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    run(UNet(SMALL), cells(), out=tmp_path, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} & names == {"mine.safetensors"}
+
+
 def test_a_torn_line_of_the_log_is_dropped(tmp_path):
     """Half a line, or lines of steps after the checkpoint, do not survive resuming: every step is there once."""
     run(UNet(SMALL), cells(), out=tmp_path / "whole")
@@ -368,10 +424,10 @@ def test_a_folder_that_holds_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"lr": 0.02}, r"has lr = 0\.01, asked for is 0\.02\. Resume with the same settings, or start a new run"),
-        ({"steps": 7}, r"has steps = 6, asked for is 7"),
+        ({"warmup": 3}, r"has warmup = 2, asked for is 3\. Resume with the same settings \(only steps and lr may change\)"),
+        ({"steps": 5}, r"has done 6 steps, asked for are 5\. Give at least 6, or start a new run in another folder"),
         ({"optimizer": "sgd"}, r"has optimizer = 'adam', asked for is 'sgd'"),
-        ({"augment": {"flips": False}}, r"has augment = .*'flips': True.*asked for is .*'flips': False"),
+        ({"augment": {"flips": False}}, r"has augment = .*flips=True.*asked for is .*flips=False"),
         ({"w0": 3.0}, r"has w0 = None, asked for is 3\.0"),
     ],
 )
@@ -400,6 +456,25 @@ def test_other_data_do_not_resume(tmp_path, what, where):
     with pytest.raises(DataError, match=r"the images or masks changed since the run in .* began\. Bring the old ones back"):
         run(UNet(SMALL), Dataset(tuple(samples), ("background", "cell")), out=tmp_path, resume=True)
     assert files(tmp_path) == before
+
+
+def test_a_longer_run_is_a_shorter_one_continued(tmp_path):
+    """With a constant learning rate, a finished run that is given more steps ends with the bytes of one that had them at once."""
+    config = but(QUICK, schedule="constant", steps=8)
+    run(UNet(SMALL), cells(), config, out=tmp_path / "whole")
+    run(UNet(SMALL), cells(), but(config, steps=4), out=tmp_path / "longer")
+    records = run(UNet(SMALL), cells(), config, out=tmp_path / "longer", resume=True)
+    assert [record.step for record in records] == [5, 6, 7, 8]
+    assert files(tmp_path / "longer") == files(tmp_path / "whole")
+
+
+def test_steps_and_learning_rate_may_change(tmp_path):
+    """A finished cosine goes on where the new length and the new learning rate have it; the checkpoint holds these."""
+    run(UNet(SMALL), cells(), out=tmp_path)
+    config = but(QUICK, steps=9, lr=0.02)
+    records = run(UNet(SMALL), cells(), config, out=tmp_path, resume=True)
+    assert [record.lr for record in records] == [0.02 * schedule("cosine", step, 9, 2) for step in (6, 7, 8)]
+    assert load_checkpoint(tmp_path / "last.safetensors").config == config.to_dict()
 
 
 def test_what_cannot_be_validated_fails_at_once(tmp_path):
@@ -440,8 +515,13 @@ NAN[3, 4] = np.nan
     [
         ([], [], {}, r"there are no training images"),
         ([changed(GOOD, image=np.zeros((22, 26, 3)))], [], {}, r"training image image 0 has 3 channels, the network takes 1"),
+        ([changed(GOOD, image=np.zeros((22, 26)))], [], {}, r"shape \(22, 26\), expected \(H, W, C\)\. A grey .*\[\.\.\., None\]"),
         ([GOOD], [GOOD], {"channels": 3}, r"has 1 channels, the network takes 3\. Make the network with channels=1"),
         ([GOOD], [changed(GOOD, name="v", image=GOOD.image[:9])], {}, r"validation image v is \(9, 26\), its labels \(22, 26\)"),
+        (
+            [changed(GOOD, instances=GOOD.instances[:9])], [], {},
+            r"training image image 0 is \(22, 26\), its instances \(9, 26\)\. Give instances \(H, W\) of the image's size",
+        ),
         ([changed(GOOD, labels=GOOD.labels * 4)], [], {}, r"has label 4, the network has classes 0 to 1\. .*classes=5"),
         ([changed(GOOD, labels=GOOD.labels * 2)], [], {"classes": 1}, r"has label 2, the network has classes 0 to 1"),
         ([changed(GOOD, labels=GOOD.labels * 0 + IGNORE)], [], {}, r"not one training pixel is annotated"),
@@ -562,7 +642,7 @@ def test_a_first_score_that_is_undefined(tmp_path, monkeypatch):
     """NaN is no best score; the first number is one, and lower ones and NaN do not replace it."""
     hits = iter([None, 2, None, 1, 2, 3])  # of 4 pixels; None: an image without cells
 
-    def evaluated(*_):
+    def evaluated(*_, **__):
         n = next(hits)
         return Scores(np.array([[9, 0], [0, 0]] if n is None else [[5, 4 - n], [0, n]]))
 
@@ -579,7 +659,7 @@ def test_the_best_step_has_the_highest_mean_of_iou_and_seg(tmp_path, monkeypatch
     """Where objects are annotated, SEG counts as much as IoU; a resumed run remembers both."""
     steps = iter([(3, 0.1), (2, 0.9), (3, 0.2), (2, 0.8), (3, 0.6), (3, 0.7)])  # means: 0.425 0.7 0.475 0.65 0.675 0.725
 
-    def evaluated(*_):
+    def evaluated(*_, **__):
         n, seg = next(steps)
         return Scores(np.array([[5, 4 - n], [0, n]]), seg_scores=np.array([seg]))
 
@@ -886,77 +966,13 @@ def test_statistics_come_from_the_normalisation():
             assert ready.image is sample.image
 
 
-# Scores --------------------------------------------------------------------------------------------------------------
-
-
-def threshold(at):
-    """A network that calls a pixel a cell where its grey value exceeds a threshold; it looks at no neighbour."""
-    model = UNet(SMALL)
-    for array in model.params().values():
-        array[...] = 0
-    params = model.params()
-    for name, c_in in (("down.0.conv1", 0), ("down.0.conv2", 0), ("up.0.conv1", 2), ("up.0.conv2", 0)):
-        params[f"{name}.w"][1, 1, c_in, 0] = 1
-    params["head.w"][0, 0, 0, 1] = 1
-    params["head.b"][1] = -at
-    return model
-
-
-def painted(labels, instances=None, name="painted"):
-    """An image in which cells are 200 and all else is 0."""
-    return Sample(name, (200 * (labels > 0))[..., None].astype(np.uint8), labels, instances)
-
-
-def test_a_perfect_network_scores_one():
-    """Every measure of a perfect segmentation is perfect, over all images; the network trains on afterwards."""
-    data = [painted((s.instances > 1).astype(np.int32), np.where(s.instances > 1, s.instances, 0)) for s in cells(3)]
-    model = threshold(100)
-    scores = evaluate(model, data, Normalization("none"))
-    assert scores.mean_iou == scores.mean_dice == scores.seg == 1
-    assert scores.pixel_error == 0
-    assert scores.confusion.sum() == 3 * 22 * 26
-    assert len(scores.seg_scores) == 6
-    assert scores.class_names == ("background", "cell")
-    assert model.training
-
-
-def test_a_constant_network_scores_what_the_images_hold():
-    """A network that calls everything background has its IoU there, 0 for cells, and finds no object."""
-    sample = cells(1)[0]
-    share = (sample.labels == 0).mean()
-    scores = evaluate(threshold(1000), [painted(sample.labels, sample.instances)], Normalization("none"))
-    np.testing.assert_allclose(scores.iou, [share, 0])
-    assert scores.pixel_error == pytest.approx(1 - share)
-    assert scores.seg == 0
-
-
-def test_unknown_pixels_do_not_count():
-    """Pixels labelled IGNORE are not scored: a network wrong only there is perfect."""
-    labels = cells(1)[0].labels
-    image = painted(labels).image
-    unknown = np.where(labels == 1, IGNORE, labels)
-    unknown[16, 6] = 1
-    scores = evaluate(threshold(100), [Sample("a", image, unknown)], Normalization("none"))
-    assert scores.pixel_error == 0
-    assert scores.confusion.sum() == (unknown >= 0).sum()
-
-
-def test_small_objects_can_be_left_out():
-    """min_size removes predicted specks before objects are compared: a cell of 4 pixels is then not found."""
-    instances = np.zeros((20, 20), np.int32)
-    instances[2:9, 2:9], instances[15:17, 15:17] = 1, 2
-    data = [painted((instances > 0).astype(np.int32), instances)]
-    for min_size, expected in ((0, 1), (4, 1), (5, 0.5)):
-        assert evaluate(threshold(100), data, Normalization("none"), TrainConfig(min_size=min_size)).seg == expected
-
-
-def test_class_names_of_scores():
-    """Names come from the argument, else from the data set, else from the number of classes."""
-    data = Dataset((painted(GOOD.labels),), ("nothing", "Zelle"))
-    assert evaluate(threshold(100), data).class_names == ("nothing", "Zelle")
-    assert evaluate(threshold(100), data, class_names=("a", "b")).class_names == ("a", "b")
-    assert evaluate(UNet(SMALL.but(classes=4)), list(data)).class_names == ("background", "class 1", "class 2", "class 3")
-    assert evaluate(UNet(SMALL.but(classes=1)), list(data)).class_names == ("background", "cell")
+def test_how_masks_were_read_is_kept(tmp_path):
+    """The checkpoint holds `Dataset.reading`; of plain samples nothing is known."""
+    data, config = cells(2), TrainConfig(steps=1, tile=8, warmup=0)
+    for samples, expected in ((replace(data, reading={"kind": "binary"}), {"kind": "binary"}), (list(data), {})):
+        out = tmp_path / str(len(expected))
+        assert len(list(fit(UNet(SMALL), samples, config=config, out=out))) == 1
+        assert load_checkpoint(out / "last.safetensors").reading == expected
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -989,6 +1005,10 @@ def test_settings_round_trip():
         ({"weight_decay": -0.1}, r"weight_decay is -0\.1\. Give 0 or a positive number"),
         ({"border": 3}, r"border is 3\. Give an even number"),
         ({"sigma": 0.0}, r"sigma 0\.0 must be a positive number of pixels"),
+        ({"weight_map": "none", "w0": 5.0}, r"w0 is 5\.0, but weight_map 'none' has no w0\. Leave w0 out, or choose .*2015'"),
+        ({"weight_map": "none", "sigma": 5.0}, r"sigma is 5\.0, but weight_map 'none' has no sigma"),
+        ({"weight_map": "none", "balance": "none"}, r"balance is 'none', but weight_map 'none' has no balance.*e\.g\. 'balance'"),
+        ({"weight_map": "balance", "sigma": 5.0}, r"sigma is 5\.0, but weight_map 'balance' has w0 = 0.*or give w0 as well"),
         ({"normalization": "rank"}, r"mode 'rank' is none of 'image'"),
         ({"augment": {"gain": 2}}, r"gain 2 could invert the contrast"),
     ],
@@ -997,6 +1017,13 @@ def test_impossible_settings(values, text):
     """A name that does not exist, or a value that cannot be, is refused with what there is."""
     with pytest.raises(ConfigError, match=text):
         TrainConfig.from_dict(values)
+
+
+def test_prepare_says_which_map_does_not_fit():
+    """By itself, too, `prepare` refuses objects of another size than the image, by name and with both sizes."""
+    sample = changed(GOOD, instances=GOOD.instances[:, :9])
+    with pytest.raises(DataError, match=r"prepare: image image 0 is \(22, 26\), its instances \(22, 9\)\. Give instances"):
+        prepare([sample], QUICK, Normalization())
 
 
 @pytest.mark.parametrize("labels", [np.full((20, 20), 0.9), np.full((20, 20), -7)])

@@ -1,4 +1,5 @@
-"""One safetensors file that holds everything: weights, optimizer, step, spec, normalisation, classes, settings, best score.
+"""One safetensors file that holds everything: weights, optimizer, step, spec, normalisation, classes, settings,
+how masks were read, best score.
 
 Arrays are stored by their dotted names under "model." and "optimizer."; all else is JSON in the file's metadata. A checkpoint
 can therefore be read by anything that reads safetensors, and loading one never runs code. There is no random state to store:
@@ -8,17 +9,21 @@ every step of a run draws from a generator seeded by (seed, step), see `tinyunet
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from tinyunet.backend import Array, to_numpy
 from tinyunet.data.normalize import Normalization
-from tinyunet.errors import CheckpointError, DataError, TinyUNetError
+from tinyunet.data.sample import Sample
+from tinyunet.errors import CheckpointError, DataError, TinyUNetError, short
+from tinyunet.evaluation import evaluate
 from tinyunet.files import atomic_write
-from tinyunet.inference import Average, Progress, predict, predict_proba
+from tinyunet.inference import Tiling, predict, predict_proba
+from tinyunet.metrics import Scores
 from tinyunet.optim import Optimizer
 from tinyunet.shapes import count_params
 from tinyunet.spec import UNetSpec
@@ -39,15 +44,36 @@ class Checkpoint:
     best: dict[str, Any] | None = None  # validation scores of the best step so far, with that step
     config: dict[str, Any] = field(default_factory=dict)  # settings of the run, see `tinyunet.train.TrainConfig`
     optimizer: dict[str, Array] = field(default_factory=dict)  # its state, see `Optimizer.state`
+    reading: dict[str, Any] = field(default_factory=dict)  # how the masks of the run were read, see `Dataset`; {} if unknown
     data: str = ""  # digest of the images and masks of the run; "" if unknown
 
-    def predict(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:
-        """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training; see `tinyunet.inference`."""
-        return predict(self.model, image, self.normalization, average=average, progress=progress)
+    @property
+    def min_size(self) -> int:
+        """Objects of fewer pixels did not count when the network was validated."""
+        size: int = self.config.get("min_size", 0)
+        return size
 
-    def predict_proba(self, image: Array, *, average: Average = "none", progress: Progress | None = None) -> Array:
-        """(H, W) or (H, W, C) -> (H, W, K) probabilities, normalised as in training."""
-        return predict_proba(self.model, image, self.normalization, average=average, progress=progress)
+    def predict(self, image: Array, **tiling: Unpack[Tiling]) -> Array:
+        """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training.
+
+        tiling: tile_in, max_mem, average, progress: as for `tinyunet.predict`
+        """
+        return predict(self.model, image, self.normalization, **tiling)
+
+    def predict_proba(self, image: Array, **tiling: Unpack[Tiling]) -> Array:
+        """(H, W) or (H, W, C) -> (H, W, K) probabilities, normalised as in training. `tiling` as for `predict`."""
+        return predict_proba(self.model, image, self.normalization, **tiling)
+
+    def evaluate(self, samples: Sequence[Sample], *, min_size: int | None = None, **tiling: Unpack[Tiling]) -> Scores:
+        """IoU, Dice, pixel error and SEG on annotated images, normalised as in training and by the class names of training.
+
+        min_size  predicted objects with fewer pixels are removed before SEG is measured; that of the training unless given
+        tiling    as for `predict`
+        """
+        least = self.min_size if min_size is None else min_size
+        return evaluate(
+            self.model, samples, self.normalization, class_names=self.class_names, min_size=least, **tiling
+        )  # fmt: skip
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint, optimizer: Optimizer | None = None) -> None:
@@ -72,6 +98,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, optimizer: Optimiz
         "step": checkpoint.step,
         "best": checkpoint.best,
         "config": checkpoint.config,
+        "reading": checkpoint.reading,
         "data": checkpoint.data,
     }
     try:
@@ -96,7 +123,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}). Is it complete?") from error
+        raise CheckpointError(f"{path}: not a readable safetensors file ({short(error)}). Is it complete?") from error
     if "tinyunet" not in metadata:
         raise CheckpointError(f"{path}: a safetensors file, but not one of tinyunet: it has no 'tinyunet' metadata.")
     try:
@@ -109,23 +136,30 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise CheckpointError(f"{path}: the spec asks for {count_params(spec):,} parameters, the file holds fewer.")
         if odd := next((name for name, a in state.items() if a.dtype.kind != "f"), None):
             raise TypeError(f"{odd} is {state[odd].dtype}, not floating point")
-        if not isinstance(about["config"], dict) or not isinstance(about["best"], dict | None):
-            raise TypeError("settings and best scores are not dictionaries")
+        if odd := next((name for name, a in state.items() if not np.isfinite(a).all()), None):  # every prediction would be class 0
+            raise CheckpointError(f"{path}: {odd} holds NaN or infinite numbers. Take an earlier checkpoint, or train again.")
+        reading = about.get("reading", {})  # older files have none
+        if not (isinstance(about["config"], dict) and isinstance(about["best"], dict | None) and isinstance(reading, dict)):
+            raise TypeError("settings, best scores and the reading of masks are not dictionaries")
         if not all(isinstance(name, str) for name in about["class_names"]):
             raise TypeError(f"class names are {about['class_names']}")
+        for what, number in (("step", about["step"]), ("min_size", about["config"].get("min_size", 0))):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise TypeError(f"{what} is {number!r}")
         model = UNet(spec).eval()
         model.load_state(state)
         return Checkpoint(
             model=model,
             normalization=Normalization.from_dict(about["normalization"]),
             class_names=tuple(about["class_names"]),
-            step=int(about["step"]),
+            step=about["step"],
             best=about["best"],
             config=about["config"],
             optimizer={name[10:]: a for name, a in arrays.items() if name.startswith("optimizer.")},
+            reading=reading,
             data=str(about.get("data", "")),
         )
     except CheckpointError:
         raise
     except (TinyUNetError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the description in this checkpoint is damaged ({error}).") from error
+        raise CheckpointError(f"{path}: the description in this checkpoint is damaged ({short(error)}).") from error

@@ -32,7 +32,7 @@ from tinyunet.data.augment import Augment
 from tinyunet.data.readers import Kind, parse_label_map, read_dataset
 from tinyunet.data.sample import Dataset
 from tinyunet.data.splits import block_split, random_split
-from tinyunet.errors import ConfigError, DataError
+from tinyunet.errors import ConfigError, DataError, short, shown
 from tinyunet.files import atomic_write
 from tinyunet.spec import UNetSpec, preset
 from tinyunet.train import TrainConfig
@@ -41,6 +41,9 @@ Tables: TypeAlias = dict[str, dict[str, Any]]
 """What TOML is in Python: table -> key -> value."""
 
 T = TypeVar("T")
+
+LARGEST = 2**20
+"""Bytes of a configuration file above which it is taken for something else. The number is ours; a complete one has 2000."""
 
 PATHS = ("path", "masks", "val_data", "val_masks")
 """Settings that name files or folders."""
@@ -161,9 +164,9 @@ class RunConfig:
         """Raises ConfigError for a table, a name or a value that cannot be; `where` says whose fault it is."""
         for name in tables:
             if name not in _TABLES:
-                raise ConfigError(f"{where}: there is no table [{name}]. There are: {', '.join(_TABLES)}.")
+                raise ConfigError(f"{where}: there is no table [{short(name)}]. There are: {', '.join(_TABLES)}.")
             if not isinstance(tables[name], dict):
-                raise ConfigError(f"{where}: {name} = {tables[name]!r} is no table. Write [{name}] and its settings below.")
+                raise ConfigError(f"{where}: {name} = {shown(tables[name])} is no table. Write [{name}] and its settings below.")
         values = {name: _checked(kind, tables.get(name, {}), f"{where}: [{name}]") for name, kind in _TABLES.items()}
         return cls(
             DataConfig(**values["data"]),
@@ -189,12 +192,23 @@ def read_tables(path: str | Path) -> Tables:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # of a device one could read for ever
+            raise ConfigError(f"{path}: no file. Give a TOML file, e.g. the config.toml of a run.")
+        if (size := path.stat().st_size) > LARGEST:
+            raise ConfigError(f"{path}: {size} bytes are no configuration; the limit is {LARGEST}. Is it the right file?")
         tables: Tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: the configuration cannot be read ({error.strerror}). Check the name.") from error
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise ConfigError(f"{path}: not a TOML file ({error}).") from error
-    RunConfig.from_tables(tables, str(path))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError; tables in tables without end
+        raise ConfigError(f"{path}: not a TOML file ({short(error)}).") from error
+    try:
+        RunConfig.from_tables(tables, str(path))
+    except ConfigError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ConfigError(f"{path}: {error}") from error  # of settings that do not go together
     data = tables.get("data", {})
     for name in PATHS:
         if data.get(name):
@@ -238,7 +252,7 @@ def _checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any
     hints, known = get_type_hints(kind), _names(kind)
     for name in values:
         if name not in known:
-            raise ConfigError(f"{where} has no setting {name!r}. It has: {', '.join(known)}.")
+            raise ConfigError(f"{where} has no setting {shown(name)}. It has: {', '.join(known)}.")
     return {name: _fitted(hints[name], value, f"{where} {name}") for name, value in values.items()}
 
 
@@ -248,16 +262,20 @@ def _fitted(hint: Any, value: Any, where: str) -> Any:
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ConfigError(f"{where} is {value!r}. Choose one of: {', '.join(map(str, get_args(hint)))}.")
+            raise ConfigError(f"{where} is {shown(value)}. Choose one of: {', '.join(map(str, get_args(hint)))}.")
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f'{where} is {value!r}. Give a list of texts: ["background", "cell"].')
+            raise ConfigError(f'{where} is {shown(value)}. Give a list of texts: ["background", "cell"].')
         return tuple(value)
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}[hint]
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {value!r}. Give {wanted}.")
+        raise ConfigError(f"{where} is {shown(value)}. Give {wanted}.")
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where} is {shown(value)}, with a null character in it. Leave that out.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # TOML's own limit
+        raise ConfigError(f"{where} is {shown(value)}. Give a number of at most 64 bits.")
     return hint(value)
 
 

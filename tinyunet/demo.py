@@ -143,7 +143,7 @@ class Demo:
         weighed = prepare(test, self.config.train, trained.normalization)
         for i, (sample, ready) in enumerate(zip(test, weighed, strict=True)):
             tile = self.plan.tile if sample.name == "large" else None
-            proba = predict_proba(trained.model, sample.image, trained.normalization, tile=tile)
+            proba = predict_proba(trained.model, sample.image, trained.normalization, tile_in=tile)
             labels = proba.argmax(-1).astype(np.uint8)
             objects = instances_of(labels, self.config.train.min_size)
             one = evaluate_pair(labels, sample.labels, sample.instances, instances=objects, class_names=test.class_names)

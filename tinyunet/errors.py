@@ -44,3 +44,20 @@ class BackendError(TinyUNetError, RuntimeError):
 
 class CheckError(TinyUNetError, AssertionError):
     """A check of `tinyunet.check` found something wrong: a gradient that is no gradient, an adjoint that is none."""
+
+
+def short(value: object, at_most: int = 200) -> str:
+    """What a message quotes of a file: one line, and no more of it than a person would read."""
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a number without end"
+    return text if len(text) <= at_most else text[:at_most] + " ..."
+
+
+def shown(value: object) -> str:
+    """A value as it is written in Python, cut by `short`."""
+    try:
+        return short(repr(value))
+    except ValueError:
+        return short(value)

@@ -23,8 +23,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}). Does the folder exist? May you write there?") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte, or what is no Unicode, in the name
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be written ({why}). Does the folder exist? May you write there?") from error
     os.close(handle)
     temporary = Path(name)
     try:

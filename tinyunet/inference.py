@@ -6,20 +6,24 @@ a fraction of the memory. There are no seams to blend.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
 from tinyunet import shapes
 from tinyunet.backend import Array, to_numpy
-from tinyunet.data.instances import components, remove_small
+from tinyunet.data.instances import components
+from tinyunet.data.masks import is_grey
 from tinyunet.data.normalize import Normalization
+from tinyunet.data.sample import counted
 from tinyunet.errors import ConfigError, DataError, ShapeError
 from tinyunet.ops.loss import sigmoid, softmax
 from tinyunet.ops.pad import mirror_index
+from tinyunet.spec import UNetSpec
 from tinyunet.unet import UNet
 
 Average = Literal["none", "mirror4", "dihedral8", "rotate7"]
@@ -38,6 +42,16 @@ _VIEWS: dict[str, tuple[tuple[bool, bool, bool], ...]] = {
     "mirror4": tuple((r, c, False) for r in (False, True) for c in (False, True)),
     "dihedral8": tuple((r, c, t) for t in (False, True) for r in (False, True) for c in (False, True)),
 }
+_TURNS = 7
+
+
+class Tiling(TypedDict, total=False):
+    """Options that `predict` has, for those that hand them on to it."""
+
+    tile_in: int | None
+    max_mem: float
+    average: Average
+    progress: Progress | None
 
 
 class TileResult(NamedTuple):
@@ -53,7 +67,7 @@ def predict_tiles(
     image: Array,
     normalization: Normalization | None = None,
     *,
-    tile: int | None = None,
+    tile_in: int | None = None,
     max_mem: float = MAX_MEM,
     average: Average = "none",
     progress: Progress | None = None,
@@ -63,26 +77,41 @@ def predict_tiles(
 
     (H, W) or (H, W, C) -> windows of (h, w, K); K = 2 for a network with one logit: background and foreground
 
-    tile      side of the network's input in pixels; by default the largest that `max_mem` allows
-    max_mem   MiB for everything: the process, the image, the weights, one tile in the network, and `reserved` bytes
-              that the caller needs for results
+    tile_in   side of the network's input in pixels; by default the largest that `max_mem` allows. Along an axis where the
+              image needs less, less is computed
+    max_mem   MiB for everything: the process, the image, the weights, one tile in the network, and `reserved`. A `tile_in`
+              of your own is taken whatever it needs
     average   "mirror4": mean over the image and its three mirror images, as the authors' release does; "dihedral8": over
               all eight flips and quarter turns. (The release averages scores; we average probabilities.) Each tile is
-              turned by itself, with its mirrored border, so that the memory budget holds
+              turned by itself, with its mirrored border, so that the memory budget holds. The average of a turned image is
+              exactly the turned average if its sides suit the grid of the poolings: if a side and twice the margin make an
+              input that fits (with same padding: a multiple of 2^depth). If not, the grid, which begins at the first pixel,
+              lies otherwise in the turned image, and the two differ a little
+              "rotate7": over seven rotations by multiples of 360/7 degrees, for the "7 rotated versions" of the paper's EM
+              result (section 4; it does not say which angles); in one window, for it needs the whole image
+    reserved  bytes for what the caller makes of the result, e.g. H W `tinyunet.data.instances.INSTANCE_BYTES` for objects
 
-    The network is put in eval mode for the duration. Raises ConfigError for an impossible tile or budget, DataError for an
-    image that is not finite, ShapeError for one with the wrong number of channels.
+    The network is put in eval mode for the duration. Raises ConfigError for an impossible average or budget, DataError for an
+    image that is not finite, ShapeError for one with the wrong number of channels or a `tile_in` that does not fit.
     """
-    if average not in _VIEWS:
-        raise ConfigError(
-            f"predict_tiles: average {average!r} is none of {', '.join(_VIEWS)}. 'rotate7' needs the whole image: see `predict`."
-        )
+    if average not in get_args(Average):
+        raise ConfigError(f"predict: average {average!r} is none of {', '.join(get_args(Average))}.")
     image = as_image(image, model.spec.channels)
-    mean, std = (normalization or Normalization()).stats(image)
+    normalization = normalization or Normalization()
     height, width = image.shape[:2]
-    if tile is None:
-        tile = _tile_for_budget(model, image, max_mem, reserved)
-    rows, cols = (shapes.tile_spans(model.spec, n, tile) for n in (height, width))
+    if average == "rotate7":
+        proba = _rotated_mean(model, image, normalization, tile_in, max_mem, progress, reserved)
+        yield TileResult(slice(0, height), slice(0, width), proba)
+        return
+    if tile_in is not None and not shapes.fits(model.spec, tile_in):
+        near = ", ".join(map(str, shapes.nearest_sizes(model.spec, tile_in)))
+        raise ShapeError(
+            f"predict: tile_in {tile_in} does not fit a network of depth {model.spec.depth} with {model.spec.padding} "
+            f"convolutions. Nearest sizes that work: {near}."
+        )
+    sides = _sides_for_budget(model, image, max_mem, reserved) if tile_in is None else (tile_in, tile_in)
+    rows, cols = (_spans(model.spec, n, side) for n, side in zip((height, width), sides, strict=True))
+    mean, std = normalization.stats(image)
     dtype = model.head.params["w"].dtype
     with _eval_mode(model):
         for done, (row, col) in enumerate(((row, col) for row in rows for col in cols), start=1):
@@ -108,24 +137,21 @@ def predict_proba(
     image: Array,
     normalization: Normalization | None = None,
     *,
-    tile: int | None = None,
+    tile_in: int | None = None,
     max_mem: float = MAX_MEM,
     average: Average = "none",
     progress: Progress | None = None,
+    reserved: int = 0,
 ) -> Array:
-    """Class probabilities of every pixel of an image of any size.
+    """Class probabilities of every pixel of an image of any size. Arguments as for `predict_tiles`.
 
     (H, W) or (H, W, C) -> (H, W, K) in the dtype of the network's weights, float32 unless they were converted
-
-    Arguments as for `predict_tiles`, and `average="rotate7"`: mean over seven rotations by multiples of 360/7 degrees, for
-    the "7 rotated versions" of the paper's EM result (section 4; it does not say which angles).
     """
     image = as_image(image, model.spec.channels)
-    if average == "rotate7":
-        return _rotated_mean(model, image, normalization, 7, tile=tile, max_mem=max_mem, progress=progress)
     proba = np.empty((*image.shape[:2], max(model.spec.classes, 2)), model.head.params["w"].dtype)
+    reserved += proba.nbytes
     for part in predict_tiles(
-        model, image, normalization, tile=tile, max_mem=max_mem, average=average, progress=progress, reserved=proba.nbytes
+        model, image, normalization, tile_in=tile_in, max_mem=max_mem, average=average, progress=progress, reserved=reserved
     ):
         proba[part.rows, part.cols] = part.proba
     return proba
@@ -136,34 +162,33 @@ def predict(
     image: Array,
     normalization: Normalization | None = None,
     *,
-    tile: int | None = None,
+    tile_in: int | None = None,
     max_mem: float = MAX_MEM,
     average: Average = "none",
     progress: Progress | None = None,
+    reserved: int = 0,
 ) -> Array:
-    """The most probable class of every pixel of an image of any size.
+    """The most probable class of every pixel of an image of any size. Arguments as for `predict_tiles`.
 
     (H, W) or (H, W, C) -> (H, W) uint8 (uint16 beyond 256 classes)
 
-    Arguments as for `predict_proba`. Probabilities of the whole image are never held, unless they are averaged over rotations.
+    Probabilities of the whole image are never held, unless they are averaged over rotations.
     """
-    if average == "rotate7":
-        proba = predict_proba(model, image, normalization, tile=tile, max_mem=max_mem, average=average, progress=progress)
-        return proba.argmax(-1).astype(_label_dtype(model))
     image = as_image(image, model.spec.channels)
     labels = np.empty(image.shape[:2], _label_dtype(model))
+    reserved += labels.nbytes
     for part in predict_tiles(
-        model, image, normalization, tile=tile, max_mem=max_mem, average=average, progress=progress, reserved=labels.nbytes
+        model, image, normalization, tile_in=tile_in, max_mem=max_mem, average=average, progress=progress, reserved=reserved
     ):
         labels[part.rows, part.cols] = part.proba.argmax(-1)
     return labels
 
 
-def default_tile(model: UNet, image: Array, max_mem: float = MAX_MEM) -> int:
-    """Side of the tile, in pixels, that `predict` takes for an image. Raises ConfigError if none fits into `max_mem` MiB."""
+def default_tile(model: UNet, image: Array, max_mem: float = MAX_MEM, reserved: int = 0) -> tuple[int, int]:
+    """Sides of the tile, in pixels, that `predict` takes for an image. Raises ConfigError if none fits into `max_mem` MiB."""
     image = as_image(image, model.spec.channels)
-    reserved = image.shape[0] * image.shape[1] * np.dtype(_label_dtype(model)).itemsize
-    return _tile_for_budget(model, image, max_mem, reserved)
+    labels = image.shape[0] * image.shape[1] * np.dtype(_label_dtype(model)).itemsize
+    return _sides_for_budget(model, image, max_mem, reserved + labels)
 
 
 def instances_of(labels: Array, min_size: int = 0) -> Array:
@@ -173,11 +198,11 @@ def instances_of(labels: Array, min_size: int = 0) -> Array:
 
     Components of fewer than `min_size` pixels are removed.
     """
-    return remove_small(components(labels > 0, connectivity=4), min_size)
+    return components(labels > 0, connectivity=4, min_size=min_size)
 
 
-def as_image(image: Array, channels: int) -> Array:
-    """(H, W) or (H, W, C) -> (H, W, C), checked.
+def as_image(image: Array, channels: int, who: str = "predict: the image") -> Array:
+    """(H, W) or (H, W, C) -> (H, W, channels), checked. Three equal channels are grey: a network of grey gets one of them.
 
     Raises ShapeError for another shape or number of channels, DataError for an empty image or one that is not numbers.
     """
@@ -185,65 +210,94 @@ def as_image(image: Array, channels: int) -> Array:
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3:
-        raise ShapeError(f"predict: got an array of shape {image.shape}, expected one image (H, W) or (H, W, C).")
-    if image.shape[2] != channels:
+        raise ShapeError(f"{who} has shape {image.shape}, expected (H, W) or (H, W, C). Of a stack, give one image at a time.")
+    has = image.shape[2]
+    if (has, channels) == (3, 1) and is_grey(image):
+        image, has = image[..., :1], 1
+    if has != channels and has > 4:  # most likely not channels
         raise ShapeError(
-            f"predict: the image has {image.shape[2]} channels, the network takes {channels}. Convert it to "
-            f"{'grey, e.g. image.mean(-1)' if channels == 1 else f'{channels} channels'}."
+            f"{who} has shape {image.shape}, which is {has} channels, and the network takes {channels}. Channels come last: give "
+            "np.moveaxis(image, 0, -1) for (C, H, W); of a stack, one image at a time."
+        )
+    if has != channels:
+        kinds = {
+            1: "grey: Image > Type > 8-bit in Fiji, image.mean(-1) in Python",
+            3: "RGB: Image > Type > RGB Color in Fiji, np.dstack([grey] * 3) in Python",
+        }
+        raise ShapeError(
+            f"{who} has {counted(has, 'channel')}, the network takes {channels}. Convert it to "
+            f"{kinds.get(channels, counted(channels, 'channel'))}."
         )
     if not image.size or image.dtype.kind not in "buif":
-        raise DataError(f"predict: an image of shape {image.shape} and dtype {image.dtype} cannot be segmented.")
+        raise DataError(f"{who} has shape {image.shape} and dtype {image.dtype}, and cannot be segmented.")
     return image
 
 
-def _tile_for_budget(model: UNet, image: Array, max_mem: float, reserved: int) -> int:
-    """The largest tile that lets everything fit into `max_mem` MiB: what there is anyway, the network, and what is around it.
+def _spans(spec: UNetSpec, n: int, side: int) -> tuple[shapes.Span, ...]:
+    """`shapes.tile_spans`, none fed with more than its pixels need: neither the last one, nor one that is all there is.
 
-    Around the network's maps, for every pixel of the tile: the input x, the mean over views and the tile before. At the
-    end the maps are gone, and the softmax holds three arrays more. Both grow with the tile as the maps do, so the budget
-    is shared in that proportion.
+    The result is the same. A part of an input that no pixel looks at can be left out, at the end and in steps of the
+    pooling grid. (With same padding, spans end with the image as they come.)
     """
-    spec, (height, width) = model.spec, image.shape[:2]
-    itemsize = model.head.params["w"].dtype.itemsize
+    spans = shapes.tile_spans(spec, n, side)
+    if spec.padding == "same":
+        return spans
+    return tuple(s._replace(in_stop=s.in_start + min(side, shapes.input_size(spec, s.stop - s.start))) for s in spans)
+
+
+def _sides_for_budget(model: UNet, image: Array, max_mem: float, reserved: int) -> tuple[int, int]:
+    """Rows and columns of the largest tile that lets everything fit into `max_mem` MiB.
+
+    The largest square is looked for, less what the image does not need of it; then each side becomes the smallest that
+    needs no more tiles: two tiles of 3500 pixels cover 4096 no better than two of 2140 do.
+    """
+    spec, sides = model.spec, image.shape[:2]
+    step, needed = shapes.size_step(spec), [shapes.input_size(spec, n) for n in sides]
+    border = shapes.margin(spec)
+    if spec.padding == "same":  # what the zeros around a tile can reach is not kept
+        border = -(-max(max(reach) for reach in shapes.receptive_field(spec)) // step) * step
+    smallest = shapes.legal_size(spec, step + 2 * border)
+    squares = range(smallest, max(smallest, *needed) + 1, step)
     taken = BASELINE + image.nbytes + sum(array.nbytes for array in model.state().values()) + reserved
 
-    def largest(mem: float) -> int:
-        """The tile for a budget of so many MiB; 0 if none fits."""
-        budget = (int(mem * shapes.MIB) - taken) * 4 // itemsize  # `tinyunet.shapes` counts in float32
-        try:
-            tile = shapes.tile_for_budget(spec, height, width, budget)
-            maps = shapes.forward_bytes(spec, tile) - shapes.WORKSPACE
-            x, proba = 4 * tile**2 * spec.channels, 4 * tile**2 * max(spec.classes, 2)
-            share = maps / max(maps + x + 2 * proba, x + 5 * proba)
-            return shapes.tile_for_budget(spec, height, width, shapes.WORKSPACE + int((budget - shapes.WORKSPACE) * share))
-        except ConfigError:
-            return 0
+    def total(square: int) -> int:
+        rows, cols = (min(square, side) for side in needed)
+        percentiles = image.nbytes // spec.channels  # sort a copy of a channel, before there is a tile
+        return taken + max(_tile_bytes(model, image.dtype.itemsize, rows, cols), percentiles)
 
-    if tile := largest(max_mem):
-        return _tightened(model, height, width, tile)
-    enough = 1
-    while not largest(enough):
-        enough *= 2
-    least = bisect_left(range(enough), True, key=lambda mem: largest(mem) > 0)
-    raise ConfigError(
-        f"predict: max_mem of {max_mem:g} MiB is too small. Process, image, weights and result take {taken / shapes.MIB:.0f} "
-        f"MiB, the smallest tile the rest: give at least {least} MiB, or use a network of smaller base or depth."
-    )
+    fitting = bisect_left(squares, True, key=lambda square: not total(square) <= max_mem * shapes.MIB)  # NaN fits nothing
+    if not fitting:
+        raise ConfigError(
+            f"predict: max_mem of {max_mem:g} MiB is too small. Process, image, weights and result take "
+            f"{taken / shapes.MIB:.0f} MiB, the smallest tile the rest: give at least {math.ceil(total(smallest) / shapes.MIB)} "
+            "MiB, or use a network of smaller base or depth."
+        )
+    rows, cols = (_tightened(spec, n, min(squares[fitting - 1], side)) for n, side in zip(sides, needed, strict=True))
+    return rows, cols
 
 
-def _tightened(model: UNet, height: int, width: int, tile: int) -> int:
-    """The smallest tile that needs no more tiles: two tiles of 3500 pixels cover 4096 no better than two of 2140 do."""
+def _tile_bytes(model: UNet, itemsize_in: int, rows: int, cols: int) -> int:
+    """What one tile takes at its worst: while it is cut out, in the network, or in the softmax.
 
-    def count(tile: int) -> tuple[int, ...]:
-        return tuple(len(shapes.tile_spans(model.spec, n, tile)) for n in (height, width))
+    In the network there are the maps, and around them the input x, the mean over views and the tile before. In the softmax
+    the maps are gone, and there are three arrays more.
+    """
+    spec, itemsize = model.spec, model.head.params["w"].dtype.itemsize
+    workspace = shapes.WORKSPACE * itemsize // 4  # given for float32
+    maps = shapes.forward_bytes(spec, rows, cols, itemsize) - shapes.WORKSPACE
+    x, proba = (rows * cols * itemsize * c for c in (spec.channels, max(spec.classes, 2)))
+    return workspace + max(x * itemsize_in // itemsize + x + proba, maps + x + 2 * proba, x + 5 * proba)
 
-    wanted, step = count(tile), shapes.size_step(model.spec)
+
+def _tightened(spec: UNetSpec, n: int, side: int) -> int:
+    """The smallest side of a tile that needs no more tiles to cover n pixels."""
+    count, step = len(shapes.tile_spans(spec, n, side)), shapes.size_step(spec)
     try:
-        while count(tile - step) == wanted:
-            tile -= step
+        while len(shapes.tile_spans(spec, n, side - step)) == count:
+            side -= step
     except ShapeError:  # a smaller tile would keep no pixel
         pass
-    return tile
+    return side
 
 
 def _label_dtype(model: UNet) -> type[np.unsignedinteger]:
@@ -272,46 +326,44 @@ def _forward(model: UNet, x: Array, view: tuple[bool, bool, bool]) -> Array:
 def _rotated_mean(
     model: UNet,
     image: Array,
-    normalization: Normalization | None,
-    turns: int,
-    *,
-    tile: int | None,
+    normalization: Normalization,
+    tile_in: int | None,
     max_mem: float,
     progress: Progress | None,
+    reserved: int,
 ) -> Array:
     """Rotate the image about its centre onto a canvas that holds it, predict, rotate the probabilities back; take the mean."""
     from scipy.ndimage import affine_transform
 
     height, width = image.shape[:2]
-    mean, std = (normalization or Normalization()).stats(image)
-    standard = ((image - mean) / std).astype(np.float32)
+    dtype = model.head.params["w"].dtype
+    mean, std = normalization.stats(image)
+    standard = image.astype(dtype)
+    standard -= mean
+    standard /= std
     centre = np.array([(height - 1) / 2, (width - 1) / 2])
-    total = np.zeros((height, width, max(model.spec.classes, 2)), np.float32)
-    for turn in range(turns):
-        angle = 2 * np.pi * turn / turns
+    total = np.zeros((height, width, max(model.spec.classes, 2)), dtype)
+    for turn in range(_TURNS):
+        angle = 2 * np.pi * turn / _TURNS
         matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         size = np.ceil(np.abs(matrix) @ [height, width] - 1e-9).astype(int)  # the rotated image's bounding box
         middle = (size - 1) / 2
-        canvas = np.empty((*size, standard.shape[-1]), np.float32)
+        canvas = np.empty((*size, standard.shape[-1]), dtype)
         for k, plane in enumerate(np.moveaxis(standard, -1, 0)):
             canvas[..., k] = affine_transform(plane, matrix, centre - matrix @ middle, tuple(size), order=1, mode="mirror")
-        proba = np.empty((*size, total.shape[-1]), np.float32)
-        held = image.nbytes + standard.nbytes + total.nbytes + proba.nbytes
+        proba = np.empty((*size, total.shape[-1]), dtype)
+        held = image.nbytes + standard.nbytes + total.nbytes + proba.nbytes + reserved
+        show = _part_of(progress, turn, _TURNS)
         for part in predict_tiles(
-            model,
-            canvas,
-            Normalization("none"),
-            tile=tile,
-            max_mem=max_mem,
-            progress=_part_of(progress, turn, turns),
-            reserved=held,
+            model, canvas, Normalization("none"), tile_in=tile_in, max_mem=max_mem, progress=show, reserved=held
         ):
             proba[part.rows, part.cols] = part.proba
         back = matrix.T
         for k, plane in enumerate(np.moveaxis(proba, -1, 0)):
             total[..., k] += affine_transform(plane, back, middle - back @ centre, (height, width), order=1, mode="nearest")
         del canvas, proba, plane, part  # the next turn's budget does not know of them
-    return total / turns
+    total /= _TURNS
+    return total
 
 
 def _part_of(progress: Progress | None, turn: int, turns: int) -> Progress | None:

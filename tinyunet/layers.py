@@ -8,6 +8,7 @@ Gradients of parameters accumulate with `+=`, so that several small batches can 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -78,16 +79,16 @@ class Layer:
             self.grads[key] += value
 
 
-class Unary(Layer):
+class Unary(Layer, ABC):
     """A layer with one input and one output."""
 
+    @abstractmethod
     def forward(self, x: Array) -> Array:
         """x -> y"""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, dy: Array) -> Array:
         """dy -> dx, adding to the gradients of the parameters"""
-        raise NotImplementedError
 
 
 class Conv(Unary):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from tinyunet.errors import ConfigError, ShapeError
+from tinyunet.errors import ShapeError
 from tinyunet.spec import UNetSpec
 
 MIB = 2**20
@@ -357,36 +357,6 @@ def tile_spans(spec: UNetSpec, n: int, tile: int) -> tuple[Span, ...]:
         in_start, in_stop = max(0, start - halo), min(whole, start + stride + halo)
         spans.append(Span(start, min(n, start + stride), in_start, in_stop, start - in_start))
     return tuple(spans)
-
-
-def tile_for_budget(spec: UNetSpec, height: int, width: int, budget: int) -> int:
-    """The largest useful square tile whose forward pass takes at most `budget` bytes, in input pixels.
-
-    Never larger than what covers the image in one go: a larger one would only compute mirrored border.
-
-    Raises ConfigError if not even the smallest tile fits the budget.
-    """
-    step = size_step(spec)
-    if spec.padding == "valid":
-        smallest = legal_size(spec, step + 2 * margin(spec))
-        largest = max(smallest, input_size(spec, max(height, width)))
-    else:
-        halo = -(-max(max(r) for r in receptive_field(spec)) // step) * step
-        largest = -(-max(height, width) // step) * step
-        smallest = min(largest, 2 * halo + step)
-    if forward_bytes(spec, smallest) > budget:
-        raise ConfigError(
-            f"a memory budget of {budget / MIB:.0f} MiB is too small: the smallest tile, {smallest} pixels, takes "
-            f"{forward_bytes(spec, smallest) / MIB:.0f} MiB. Raise the budget or use a network with a smaller base width."
-        )
-    low, high = 0, (largest - smallest) // step  # invariant: low fits the budget
-    while low < high:
-        middle = (low + high + 1) // 2
-        if forward_bytes(spec, smallest + middle * step) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return smallest + low * step
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,22 +28,27 @@ from tinyunet import ops, shapes
 from tinyunet.backend import Array
 from tinyunet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tinyunet.data.augment import Augment, augment_tile
-from tinyunet.data.instances import remove_small
+from tinyunet.data.masks import default_names
 from tinyunet.data.normalize import Mode, Normalization
 from tinyunet.data.sample import IGNORE, Dataset, Sample
 from tinyunet.data.weight_map import PRESETS as WEIGHT_MAPS
 from tinyunet.data.weight_map import WeightMap, cached_weight_map, class_weights, separate, weight_map
 from tinyunet.errors import ConfigError, DataError, TrainingError
+from tinyunet.evaluation import evaluate, object_bytes
 from tinyunet.files import atomic_write
-from tinyunet.inference import MAX_MEM, Average, default_tile, instances_of, predict
-from tinyunet.metrics import Scores, evaluate_pair, total
+from tinyunet.inference import MAX_MEM, default_tile
+from tinyunet.metrics import Scores
 from tinyunet.optim import SGD, Adam, Optimizer, ScheduleName, schedule
+from tinyunet.signals import deferred
 from tinyunet.unet import UNet
 
 _EPOCH = 0x45504F43  # keeps the seeds of epochs apart from those of steps
 
 CONSTANT = 0.999
 """If one class takes more than this share of all validated pixels, the network is reported as constant."""
+
+RESUMABLE = ("steps", "lr")
+"""Settings that may change when a run is resumed; all others belong to the run."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class TrainConfig:
     augment         see `Augment`
     validate_every  steps between validations; 0: ten in the run. The best one is that of the highest `quality`
     save_every      steps between checkpoints; 0: at every validation
-    min_size        objects with fewer pixels are removed before SEG is measured
+    min_size        objects with fewer pixels are removed before SEG is measured, and by `tinyunet predict` unless told otherwise
     max_mem         MiB for a validation
     seed            of the order of images, tiles, augmentation and dropout
     """
@@ -114,6 +120,18 @@ class TrainConfig:
             raise ConfigError(f"TrainConfig: weight_decay is {self.weight_decay}. Give 0 or a positive number.")
         if self.border % 2:
             raise ConfigError(f"TrainConfig: border is {self.border}. Give an even number: each of two objects gives half.")
+        for name in ("w0", "sigma", "balance"):
+            value = getattr(self, name)
+            if value is not None and self.weight_map == "none":
+                raise ConfigError(
+                    f"TrainConfig: {name} is {value!r}, but weight_map 'none' has no {name}. Leave {name} out, or choose another "
+                    f"weight_map, e.g. {'balance' if name == 'balance' else 'ronneberger2015'!r}."
+                )
+        if self.sigma is not None and self.weight_map == "balance" and not self.w0:
+            raise ConfigError(
+                f"TrainConfig: sigma is {self.sigma}, but weight_map 'balance' has w0 = 0, so that sigma changes nothing. "
+                "Leave sigma out, or give w0 as well, e.g. 10."
+            )
         # These raise for a name or a number that cannot be.
         schedule(self.schedule, 0, self.steps, self.warmup)
         Normalization(self.normalization)
@@ -170,12 +188,18 @@ def fit(
     """Train a network; yields a record after every step.
 
     With `out` the folder receives last.safetensors (after every validation, every `save_every` steps, at the end, and when
-    the loop over the records is left by `break` or `close()`; an exception in the middle of a step saves nothing),
-    best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or IoU alone where no objects are annotated),
-    log.csv, and the weight maps' cache. `resume` continues from last.safetensors in that folder, and gives the same result
-    as a run that was never interrupted.
+    the loop over the records is left early), best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or IoU
+    alone where no objects are annotated), log.csv, and the weight maps' cache.
 
-    Settings and images are checked by the call itself, before anything is written.
+    Ctrl-C waits for the end of the step in progress, which is saved; a second one does not wait, and what was done since the
+    last save is lost, as after an error in the middle of a step.
+
+    `resume` continues from last.safetensors in that folder, and gives the same result as a run that was never interrupted.
+    Two settings may change: `steps`, to go on with a finished run or to end earlier, and `lr`. The learning rate then follows
+    the schedule of the new values from there on, so that all but "constant" jump: a finished cosine, extended, rises again.
+
+    Settings and images, and whether the run in the folder may be resumed, are checked by the call itself, before anything is
+    written.
 
     Raises ConfigError for settings that do not go together, too little memory to validate, or a folder that already holds a
     run; DataError for images that do not suit the network, or are not those that the run began with; TrainingError when the
@@ -183,7 +207,7 @@ def fit(
     """
     config = config or TrainConfig()
     folder = Path(out) if out is not None else None
-    class_names = train.class_names if isinstance(train, Dataset) else _default_names(model)
+    class_names = train.class_names if isinstance(train, Dataset) else default_names(model.spec.classes)
     _check_data(model, train, "training")
     _check_data(model, val, "validation")
     if len(class_names) != (classes := max(model.spec.classes, 2)):
@@ -195,10 +219,13 @@ def fit(
         raise ConfigError("fit: there is no run to resume without its folder. Give out=...")
     for sample in {sample.image.shape: sample for sample in val}.values():
         try:
-            default_tile(model, sample.image, config.max_mem)
+            default_tile(model, sample.image, config.max_mem, object_bytes(sample))
         except ConfigError as error:
             raise ConfigError(f"fit: {sample.name} could not be validated. {error}") from None
-    return _steps(model, train, val, config, folder, resume, class_names)
+    data = _digest(train, val) if folder is not None else ""
+    saved = _saved_run(folder, resume, model, config, data) if folder is not None else None
+    reading = dict(train.reading) if isinstance(train, Dataset) else {}
+    return _steps(model, train, val, config, folder, saved, data, class_names, reading)
 
 
 def _steps(
@@ -207,70 +234,89 @@ def _steps(
     val: Sequence[Sample],
     config: TrainConfig,
     folder: Path | None,
-    resume: bool,
+    saved: Checkpoint | None,
+    data: str,
     class_names: tuple[str, ...],
+    reading: dict[str, Any],
 ) -> Iterator[StepRecord]:
     """The generator that `fit` returns."""
     optimizer = make_optimizer(model, config)
+    start, best = 0, None
     normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
-    start, best, data = 0, None, ""
+    if saved is not None:
+        start, best, normalization = saved.step, saved.best, saved.normalization
+        model.load_state(saved.model.state())
+        optimizer.load_state(saved.optimizer, start)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        data = _digest(train, val)
-        start, best, normalization = _open_run(folder, resume, model, optimizer, config, normalization, data)
+        for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
+            leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
     prepared = prepare(train, config, normalization, folder / "weights" if folder is not None else None)
     tile = tile_size(model, train, config)
     validate_every = config.validate_every or max(1, config.steps // 10)
     save_every = config.save_every or validate_every
 
-    with _Log(folder / "log.csv" if folder is not None else None, class_names, upto=start) as log:
+    unsaved = False  # whether the network is that of a complete step, and last.safetensors is not
+
+    def state() -> Checkpoint:
+        return Checkpoint(model, normalization, class_names, step, best, config.to_dict(), reading=reading, data=data)
+
+    def leave() -> None:
+        """Whoever drives the run has had enough, or Ctrl-C came: keep what was done since the last checkpoint."""
+        if folder is not None and unsaved:
+            save_checkpoint(folder / "last.safetensors", state(), optimizer)
+
+    with _Log(folder / "log.csv" if folder is not None else None, class_names, upto=start) as log, ExitStack() as leaving:
+        leaving.callback(leave)
         model.train()
         model.zero_grad()  # of whatever was done with the network before
         for step in range(start + 1, config.steps + 1):
-            began = time.perf_counter()
-            rng = np.random.default_rng((config.seed, step))
-            x, labels, weights, names = make_batch(prepared, config, tile, step, rng)
-            data_seconds = time.perf_counter() - began
+            with deferred() as interruption:
+                unsaved = False
+                began = time.perf_counter()
+                rng = np.random.default_rng((config.seed, step))
+                x, labels, weights, names = make_batch(prepared, config, tile, step, rng)
+                data_seconds = time.perf_counter() - began
 
-            model.seed_dropout(rng)
-            optimizer.lr = config.lr * schedule(config.schedule, step - 1, config.steps, config.warmup)
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what overflows is found below, and named
-                logits = model.forward(x)
-                loss, dlogits = energy(logits, labels, weights)
-                if not math.isfinite(loss):
-                    model.train()  # drops what the forward pass remembered
-                    raise TrainingError(_not_finite(f"the loss is {loss}", step, optimizer.lr, names, folder))
-                model.backward(dlogits)
-                optimizer.step()
-                model.zero_grad()
-            _check_finite({**model.state(), **optimizer.state()}, step, optimizer.lr, names, folder)
-            seconds = time.perf_counter() - began
+                model.seed_dropout(rng)
+                optimizer.lr = config.lr * schedule(config.schedule, step - 1, config.steps, config.warmup)
+                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what overflows is found below, and named
+                    logits = model.forward(x)
+                    loss, dlogits = energy(logits, labels, weights)
+                    if not math.isfinite(loss):
+                        model.train()  # drops what the forward pass remembered
+                        raise TrainingError(_not_finite(f"the loss is {loss}", step, optimizer.lr, names, folder))
+                    model.backward(dlogits)
+                    optimizer.step()
+                    model.zero_grad()
+                _check_finite({**model.state(), **optimizer.state()}, step, optimizer.lr, names, folder)
+                seconds = time.perf_counter() - began
 
-            scores, notes = None, []
-            last = step == config.steps
-            if last or step % validate_every == 0:
-                scores = evaluate(model, val, normalization, config, class_names) if len(val) else None
-                if scores is not None:
-                    notes += _constant_output(scores)
-                    # NaN where there is no foreground, neither true nor predicted: nothing to be best at.
-                    numbers = scores.as_dict()
-                    if not math.isnan(quality(numbers)) and (best is None or quality(numbers) > quality(best)):
-                        best = {"step": step, **numbers}
-                        notes.append(f"best so far: {score_text(numbers, 4)}")
-            record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
-            log.write(record)  # before the checkpoint: a resumed run drops lines that are too many, but cannot add one
-            if folder is not None and (last or scores is not None or step % save_every == 0):
-                state = Checkpoint(model, normalization, class_names, step, best, config.to_dict(), data=data)
-                if best is not None and best["step"] == step:
-                    save_checkpoint(folder / "best.safetensors", state)
-                save_checkpoint(folder / "last.safetensors", state, optimizer)
-            try:
-                yield record
-            except GeneratorExit:  # whoever drives the run has had enough: keep what was done since the last checkpoint
-                if folder is not None:
-                    state = Checkpoint(model, normalization, class_names, step, best, config.to_dict(), data=data)
-                    save_checkpoint(folder / "last.safetensors", state, optimizer)
-                raise
+                scores, notes = None, []
+                last = step == config.steps
+                if last or step % validate_every == 0:
+                    if len(val):
+                        scores = evaluate(
+                            model, val, normalization,
+                            class_names=class_names, min_size=config.min_size, max_mem=config.max_mem,
+                        )  # fmt: skip
+                    if scores is not None:
+                        notes += _constant_output(scores)
+                        # NaN where there is no foreground, neither true nor predicted: nothing to be best at.
+                        numbers = scores.as_dict()
+                        if not math.isnan(quality(numbers)) and (best is None or quality(numbers) > quality(best)):
+                            best = {"step": step, **numbers}
+                            notes.append(f"best so far: {score_text(numbers, 4)}")
+                record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
+                log.write(record)  # before the checkpoint: a resumed run drops lines that are too many, but cannot add one
+                due = last or scores is not None or step % save_every == 0
+                if folder is not None and due:
+                    if best is not None and best["step"] == step:
+                        save_checkpoint(folder / "best.safetensors", state())
+                    save_checkpoint(folder / "last.safetensors", state(), optimizer)
+                unsaved = not due
+            interruption.deliver()
+            yield record
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -295,11 +341,14 @@ def prepare(
     """What training needs of every sample. Weight maps are kept in the folder `cache`, if given.
 
     Class balance is that of all samples together, so that an image with a single small cell does not weigh it a hundredfold.
+
+    Raises DataError for labels or instances of another size than their image.
     """
     settings = config.weights()
     instances: list[Array | None] = []
     labels: list[Array] = []
     for sample in samples:
+        _check_shapes(sample, "prepare: image")
         opened = separate(sample.instances, config.border) if sample.instances is not None and config.border else sample.instances
         target = sample.labels
         if opened is not None and sample.instances is not None:
@@ -388,30 +437,6 @@ def tile_size(model: UNet, samples: Sequence[Sample], config: TrainConfig) -> tu
     return size_in, shapes.output_size(model.spec, size_in)
 
 
-def evaluate(
-    model: UNet,
-    samples: Sequence[Sample],
-    normalization: Normalization | None = None,
-    config: TrainConfig | None = None,
-    class_names: Sequence[str] | None = None,
-    *,
-    average: Average = "none",
-) -> Scores:
-    """IoU, Dice, pixel error and SEG on annotated images, through the same overlap tiles as `predict`.
-
-    The measures are those of all images together: pixels are counted and objects are averaged over the whole set.
-    """
-    config = config or TrainConfig()
-    normalization = normalization or Normalization(config.normalization)
-    names = tuple(class_names or (samples.class_names if isinstance(samples, Dataset) else _default_names(model)))
-    scores = []
-    for sample in samples:
-        labels = predict(model, sample.image, normalization, max_mem=config.max_mem, average=average)
-        instances = remove_small(instances_of(labels), config.min_size) if sample.instances is not None else None
-        scores.append(evaluate_pair(labels, sample.labels, sample.instances, instances=instances, class_names=names))
-    return total(scores)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Guards, log and resuming
 # ---------------------------------------------------------------------------------------------------------------------
@@ -423,9 +448,15 @@ def _random_center(n: int, size: int, rng: np.random.Generator) -> int:
     return int(rng.integers(low, high + 1)) if low < high else n // 2
 
 
-def _default_names(model: UNet) -> tuple[str, ...]:
-    count = max(model.spec.classes, 2)
-    return ("background", "cell") if count == 2 else ("background", *(f"class {k}" for k in range(1, count)))
+def _check_shapes(sample: Sample, who: str) -> None:
+    """Labels and instances have a number for every pixel of the image."""
+    for name in ("labels", "instances"):
+        array = getattr(sample, name)
+        if array is not None and array.shape != sample.image.shape[:2]:
+            raise DataError(
+                f"{who} {sample.name} is {sample.image.shape[:2]}, its {name} {array.shape}. "
+                f"Give {name} (H, W) of the image's size."
+            )
 
 
 def _check_data(model: UNet, samples: Sequence[Sample], what: str) -> None:
@@ -433,13 +464,17 @@ def _check_data(model: UNet, samples: Sequence[Sample], what: str) -> None:
         raise DataError("fit: there are no training images.")
     classes = max(model.spec.classes, 2)
     for sample in samples:
+        if sample.image.ndim != 3:
+            raise DataError(
+                f"fit: {what} image {sample.name} has shape {sample.image.shape}, expected (H, W, C). A grey image becomes one "
+                "with image[..., None]."
+            )
         if sample.image.shape[-1] != model.spec.channels:
             raise DataError(
                 f"fit: {what} image {sample.name} has {sample.image.shape[-1]} channels, the network takes "
                 f"{model.spec.channels}. Make the network with channels={sample.image.shape[-1]}."
             )
-        if sample.image.shape[:2] != sample.labels.shape:
-            raise DataError(f"fit: {what} image {sample.name} is {sample.image.shape[:2]}, its labels {sample.labels.shape}.")
+        _check_shapes(sample, f"fit: {what} image")
         if sample.labels.dtype.kind not in "iu" or int(sample.labels.min(initial=0)) < IGNORE:
             raise DataError(
                 f"fit: {what} image {sample.name} has {sample.labels.dtype} labels from {sample.labels.min()} on. Give whole "
@@ -501,42 +536,34 @@ def _digest(train: Sequence[Sample], val: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _open_run(
-    folder: Path,
-    resume: bool,
-    model: UNet,
-    optimizer: Optimizer,
-    config: TrainConfig,
-    normalization: Normalization,
-    data: str,
-) -> tuple[int, dict[str, Any] | None, Normalization]:
-    """Steps done, best scores and normalisation: of a new run, or of the one in the folder, whose state is loaded."""
+def _saved_run(folder: Path, resume: bool, model: UNet, config: TrainConfig, data: str) -> Checkpoint | None:
+    """The run in the folder to go on with, or None where a new one begins; raises for one that does not fit."""
     last = folder / "last.safetensors"
-    for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
-        leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
+    if not last.exists():  # a new run; or one that was killed before its first checkpoint: nothing to lose, start anew
+        return None
     if not resume:
-        if last.exists():
-            raise ConfigError(f"fit: {folder} already holds a run. Resume it, or give another folder.")
-        return 0, None, normalization
-    if not last.exists():  # killed before the first checkpoint: nothing to lose, start anew
-        return 0, None, normalization
+        raise ConfigError(f"fit: {folder} already holds a run. Resume it, or give another folder.")
     saved = load_checkpoint(last)
     if saved.model.spec != model.spec:
         raise ConfigError(f"fit: {last} holds {saved.model.spec}, asked for is {model.spec}. Resume with the same network.")
-    mine = config.to_dict()
-    for name, value in mine.items():
-        if saved.config.get(name) != value:
+    was = TrainConfig.from_dict(saved.config)
+    for name in (f.name for f in fields(TrainConfig)):
+        old, new = getattr(was, name), getattr(config, name)
+        if old != new and name not in RESUMABLE:
             raise ConfigError(
-                f"fit: the run in {folder} has {name} = {saved.config.get(name)!r}, asked for is {value!r}. "
-                "Resume with the same settings, or start a new run in another folder."
+                f"fit: the run in {folder} has {name} = {old!r}, asked for is {new!r}. Resume with the same settings "
+                f"(only {' and '.join(RESUMABLE)} may change), or start a new run in another folder."
             )
+    if config.steps < saved.step:
+        raise ConfigError(
+            f"fit: the run in {folder} has done {saved.step} steps, asked for are {config.steps}. Give at least {saved.step}, or "
+            "start a new run in another folder."
+        )
     if saved.data and saved.data != data:
         raise DataError(
             f"fit: the images or masks changed since the run in {folder} began. Bring the old ones back, or start a new run."
         )
-    model.load_state(saved.model.state())
-    optimizer.load_state(saved.optimizer, saved.step)
-    return saved.step, saved.best, saved.normalization
+    return saved
 
 
 class _Log:

@@ -488,6 +488,12 @@ def refused(image=None, labels=None, weights=None, in_size=(8, 8), out_size=(4, 
     (lambda: Augment(gain=1), ConfigError, "Augment: gain 1 could invert the contrast"),
     (lambda: Augment(grid=1), ConfigError, "Augment: a grid of 1 nodes cannot bend anything"),
     (lambda: Augment(order=2), ConfigError, "Augment: order 2 is neither 1"),
+    (lambda: Augment(shift="far"), ConfigError, "Augment: shift 'far' must be a number of at least 0; 0 is off"),
+    (lambda: Augment(rotation=None), ConfigError, "Augment: rotation None must be a number"),
+    (lambda: Augment(gamma=True), ConfigError, "Augment: gamma True must be a number"),
+    (lambda: Augment(flips=1), ConfigError, "Augment: flips 1 is neither True nor False"),
+    (lambda: Augment(grid=2.5), ConfigError, "Augment: grid 2.5 is not a whole number. Give e.g. 3"),
+    (lambda: Augment(order="1"), ConfigError, "Augment: order '1' is not a whole number. Give e.g. 1"),
 ])
 def test_refusals_say_what_to_do(call, error, text):
     """Each refusal names who refuses, the value, and the way out."""

@@ -3,8 +3,10 @@
 The files come from two small writers below, so that what they hold is known without the library under test.
 """
 
+import os
 import struct
 import tempfile
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from tinyunet.data import images
-from tinyunet.data.images import read_image, read_mask, read_mask_stack, read_stack, write_image, write_labels
+from tinyunet.data.images import read_image, read_mask, read_mask_stack, read_pages, read_stack, write_image, write_labels
 from tinyunet.errors import DataError
 
 
@@ -465,6 +467,42 @@ def test_pages_that_differ(tmp_path):
     assert "page 2 of" in message(read_mask_stack, path)
 
 
+def test_pages_in_turn(tmp_path, rng):
+    """Pages come one by one as `read_stack` has them; other files have one; a file may be replaced while one is looked at."""
+    path = stack(tmp_path / "a.tif", rng.integers(0, 256, (3, 6, 5), np.uint8))
+    np.testing.assert_array_equal(list(read_pages(path)), read_stack(path))
+    png = write_image(tmp_path / "a.png", rng.integers(0, 256, (6, 5, 3), np.uint8))
+    np.testing.assert_array_equal(list(read_pages(png)), [read_image(png)])
+    pages = read_pages(path)
+    next(pages)
+    path.unlink()
+    assert "there is no file" in message(list, pages)
+
+
+def test_pages_in_turn_must_be_alike(tmp_path):
+    """The page that differs is refused when it is reached; of a film that is no TIFF, all."""
+    path = stack(tmp_path / "a.tif", [np.zeros((6, 5), np.uint8), np.zeros((6, 5), np.uint16)])
+    pages = read_pages(path)
+    assert next(pages).shape == (6, 5, 1)
+    assert message(list, pages).startswith(f"read_pages: page 2 of {path} is 6x5x1 uint16, page 1 is 6x5x1 uint8. Save the")
+    film = stack(tmp_path / "a.gif", [np.zeros((6, 5), np.uint8), np.full((6, 5), 9, np.uint8)])
+    assert "holds 2 pages and one was expected" in message(list, read_pages(film))
+
+
+def test_only_one_page_is_in_memory(tmp_path):
+    """Whoever looks at one page after the other needs memory for one, and what decoding it takes."""
+    path = stack(tmp_path / "a.tif", np.zeros((12, 500, 500), np.uint8))
+    list(read_pages(path))
+    tracemalloc.start()
+    try:
+        for page in read_pages(path):
+            assert page.size == 250_000
+            del page
+        assert tracemalloc.get_traced_memory()[1] < 5 * 250_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_stack_is_a_tiff(tmp_path):
     """A PNG is no stack."""
     path = write_image(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
@@ -552,3 +590,64 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         assert f"{path}: cannot be written (No space left on device)" in message(write_labels, path, np.array([[3, 4]]))
     np.testing.assert_array_equal(read_mask(path), [[1, 2]])
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+# Hostile files (found by tests/fuzz) --------------------------------------------------------------------------------
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+def test_a_pipe_is_no_image(tmp_path):
+    """Reading a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"^read_image: .*a\.png is a pipe or a device\. Give a file\.$"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    """What the system says of the name comes through."""
+    text = r"^read_image: .*xxx cannot be opened \(.*File name too long.*\)\. Check its name and permissions\.$"
+    with pytest.raises(DataError, match=text):
+        read_image(tmp_path / ("x" * 300))
+
+
+def test_a_stack_that_unpacks_without_end(tmp_path, monkeypatch):
+    """Pages that are each small enough may be too many together, if the file is much smaller than what it unpacks to."""
+    page = Image.fromarray(np.zeros((400, 400), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page] * 9, compression="tiff_adobe_deflate")
+    monkeypatch.setattr(images, "MAX_PIXELS", 400 * 400)
+    for read in (read_stack, read_mask_stack):
+        text = rf"^{read.__name__}: .*a\.tif has more than \d+ pixels in \d+ bytes; the limit is 160000, against files that "
+        with pytest.raises(DataError, match=text):
+            read(tmp_path / "a.tif")
+    page.save(tmp_path / "b.tif", save_all=True, append_images=[page] * 9)
+    assert read_stack(tmp_path / "b.tif").shape == (10, 400, 400, 1)  # an honest file is as large as what it holds
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_full_disk_keeps_the_old_file(tmp_path, suffix):
+    """Every byte refused by the system, from the first on: an error with path and reason, the old file, and nothing else."""
+    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
+    path = write_image(tmp_path / f"a{suffix}", np.zeros((50, 60), np.uint8))
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 1, 50):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            with pytest.raises(DataError, match=rf"a\{suffix}: cannot be written \(File too large\)\. Is there space left\?"):
+                write_image(path, np.arange(3000, dtype=np.uint16).reshape(50, 60))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.uname().sysname != "Linux", reason="file names are bytes on Linux alone")
+def test_names_that_are_no_unicode(tmp_path):
+    """A file name of any bytes is written and read."""
+    for suffix in (".png", ".tif"):
+        path = write_image(tmp_path / f"a\udcff{suffix}", np.zeros((3, 4), np.uint8))
+        assert read_image(path).shape == (3, 4, 1)
+
+
+def test_names_with_a_null(tmp_path):
+    """No file can be called so."""
+    with pytest.raises(DataError, match=r"cannot be written \(embedded null byte\)"):
+        write_image(tmp_path / "a\0b.png", np.zeros((3, 4), np.uint8))

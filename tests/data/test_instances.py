@@ -1,11 +1,14 @@
 """Connected components, small objects and renumbering, against loops written from the definitions."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyunet.data.instances import components, relabel, remove_small
+from tinyunet.data import instances as module
+from tinyunet.data.instances import INSTANCE_BYTES, components, relabel, remove_small
 from tinyunet.errors import ConfigError, DataError, DTypeError, ShapeError
 
 EDGES = [(-1, 0), (0, 1), (1, 0), (0, -1)]
@@ -75,6 +78,37 @@ def test_remove_small_against_a_loop(size, seed, min_size):
     assert np.array_equal(found, expected)
 
 
+@given(sizes, seeds, st.integers(0, 12), st.sampled_from([4, 8]))
+def test_components_without_the_small(size, seed, min_size, connectivity):
+    """min_size gives what `remove_small` makes of all components."""
+    mask = np.random.default_rng(seed).random(size) < 0.5
+    assert np.array_equal(components(mask, connectivity, min_size), remove_small(components(mask, connectivity), min_size))
+
+
+@pytest.mark.parametrize("strip", [1, 7, 40])
+def test_strips_change_nothing(monkeypatch, rng, strip):
+    """Counting and renumbering some rows at a time gives what one strip gives, also where an object lies in many."""
+    ids = rng.choice([0, 2, 3, 5, 9], (13, 7))
+    expected = remove_small(ids, 15)
+    monkeypatch.setattr(module, "_STRIP", strip)
+    assert np.array_equal(remove_small(ids, 15), expected)
+
+
+@pytest.mark.parametrize("pattern", ["checkerboard", "noise", "one"])
+def test_memory_for_objects(pattern, rng):
+    """Components take at most INSTANCE_BYTES a pixel and 4 MiB, also where every second pixel is an object."""
+    n = 1000
+    mask = {"checkerboard": np.indices((n, n)).sum(0) % 2 == 1, "noise": rng.random((n, n)) < 0.5, "one": np.ones((n, n), bool)}
+    classes = mask[pattern].astype(np.uint8)
+    components(classes[:9, :9] > 0)  # what is imported the first time does not count
+    tracemalloc.start()
+    try:
+        components(classes > 0, 4, 5)
+        assert tracemalloc.get_traced_memory()[1] <= INSTANCE_BYTES * n * n + 4 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_remove_small_at_the_limit():
     """An object of exactly min_size pixels stays."""
     instances = np.array([[5, 5, 5, 0, 9, 9]])
@@ -120,6 +154,7 @@ def test_nothing_there():
     (lambda: components(np.array([[0, -1]])), DataError, r"holds the value -1"),
     (lambda: components(np.zeros((2, 2), bool), 6), ConfigError, r"connectivity 6 is neither 4 \(edges\) nor 8"),
     (lambda: remove_small(np.zeros((2, 2), int), -1), ConfigError, r"min_size -1 is not a number of pixels\. Give"),
+    (lambda: components(np.zeros((2, 2), bool), 4, -1), ConfigError, r"components: min_size -1 is not a number of pixels"),
     (lambda: remove_small(np.zeros((2, 2), int), 2.5), ConfigError, r"min_size 2\.5 is not"),
     (lambda: remove_small(np.zeros((2, 2), bool), 1), DTypeError, r"mask of bool.*`components\(mask\)`"),
     (lambda: relabel(np.array([[1, -3]])), DataError, r"relabel: the instance map holds the id -3, but ids are 0"),

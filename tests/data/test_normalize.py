@@ -1,6 +1,7 @@
 """Normalisation against mean and standard deviation of all pixels written out, and what it does where there is none."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyunet.data.normalize import Normalization
-from tinyunet.errors import ConfigError, DataError
+from tinyunet.errors import ConfigError, DataError, ShapeError
 
 DTYPES = ["uint8", "uint16", "int32", "float16", "float32", "float64"]
 
@@ -147,3 +148,42 @@ def test_percentiles_do_not_depend_on_how_many_cells_there_are():
 
     assert cell("percentile", few) == cell("percentile", many) == 2
     assert cell("image", few) > 5 * cell("image", many)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("shape", [(700, 300, 1), (90, 500, 3), (3, 70000, 1)])
+def test_strips_change_nothing(dtype, shape):
+    """Statistics taken some rows at a time are those of the whole image at once, to the last bit of float32."""
+    image = (np.random.default_rng(5).random(shape) * 200).astype(dtype)
+    mean, std = Normalization("image").stats(image)
+    np.testing.assert_array_equal(mean, image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32))
+    np.testing.assert_array_equal(std, image.std(axis=(0, 1), dtype=np.float64).astype(np.float32))
+    mean, std = Normalization("percentile").stats(image)
+    low, high = np.percentile(image, (1, 99.8), axis=(0, 1))
+    np.testing.assert_array_equal(mean, ((low + high) / 2).astype(np.float32))
+    np.testing.assert_array_equal(std, ((high - low) / 4).astype(np.float32))
+
+
+@pytest.mark.parametrize(("mode", "channels_copied"), [("image", 0), ("dataset", 0), ("percentile", 1)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_large_image_costs_no_more_memory(mode, channels_copied, dtype):
+    """Beside the image: 3 MiB, and for percentiles a copy of one channel. All of it in float64 would be 24 MiB."""
+    image = np.random.default_rng(0).integers(0, 200, (1024, 1024, 3)).astype(dtype)
+    Normalization.fit(mode, [image]).stats(image)
+    tracemalloc.start()
+    try:
+        Normalization.fit(mode, [image]).stats(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 3 * 2**20 + channels_copied * image[..., 0].nbytes
+
+
+@pytest.mark.parametrize("mode", ["image", "percentile", "dataset", "none"])
+def test_an_image_without_its_channel_axis(mode):
+    """(H, W) is refused with the way to (H, W, C), and not taken for a row of W channels."""
+    image = np.zeros((6, 5))
+    with pytest.raises(ShapeError, match=r"Normalization\.stats: .*\(6, 5\) is no \(H, W, C\)\. .*image\[\.\.\., None\]"):
+        Normalization(mode).stats(image)
+    with pytest.raises(ShapeError, match=r"Normalization\.fit: .*\(6, 5\) is no"):
+        Normalization.fit("dataset", [image])

@@ -1,7 +1,9 @@
 """Data sets arrive whole and in order, and a wrong mask is refused in one line that says what to do."""
 
 import io
+import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from tinyunet.data.images import read_mask, write_image, write_labels
 from tinyunet.data.readers import (
+    options_taken,
     parse_label_map,
     read_ctc,
     read_dataset,
@@ -19,6 +22,7 @@ from tinyunet.data.readers import (
     read_tiff_pair,
 )
 from tinyunet.data.sample import IGNORE, Dataset, Sample, describe
+from tinyunet.data.splits import block_split, random_split
 from tinyunet.errors import ConfigError, DataError, TinyUNetError
 
 TWO = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 1]], np.uint8)  # two pieces of foreground
@@ -460,6 +464,12 @@ def test_options(tmp_path, options, text):
     assert message(read_folder, folder(tmp_path, {"a": TWO}), error=ConfigError, **options) == f"read_folder: {text}"
 
 
+def test_a_set_of_no_images(tmp_path):
+    """Arrays of length 0 are a data set without images, and said to be."""
+    np.savez(tmp_path / "none.npz", images=np.zeros((0, 8, 8), np.uint8), labels=np.zeros((0, 8, 8), np.uint8))
+    assert message(read_npz, tmp_path / "none.npz") == "read_npz: none holds no images."
+
+
 def test_parse_label_map():
     """The command line's form of a label map; anything else is refused."""
     assert parse_label_map("0:0, 255:1,-1:ignore") == {0: 0, 255: 1, -1: "ignore"}
@@ -805,3 +815,106 @@ def test_two_images_with_one_name_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", images=images, labels=labels, names=["x", "x"])
     with pytest.raises(DataError, match=r"two images are called 'x'\. Give every image a name of its own"):
         read_npz(tmp_path / "a.npz")
+
+
+# How masks were read
+
+def test_how_masks_were_read_is_told(tmp_path):
+    """`Dataset.reading` has the options in the words of the table [data]; parts of a data set have it too."""
+    root = folder(tmp_path / "mine", dict.fromkeys("abc", 255 * TWO))
+    data = read_folder(root, label_map={0: 0, 255: 1, 7: "ignore"}, instances="components", partial=True)
+    told = {"kind": "binary", "label_map": "0:0,255:1,7:ignore", "instances": "components", "partial": True}
+    assert data.reading == told
+    assert parse_label_map(told["label_map"]) == {0: 0, 255: 1, 7: "ignore"}
+    parts = [data[:1], *block_split(data, 0.5), *random_split(data, 0.5, np.random.default_rng(0))]
+    assert all(part.reading == told for part in parts)
+    assert read_folder(folder(tmp_path / "plain", {"a": TWO})).reading == {"kind": "binary"}
+    assert Dataset(data.samples).reading == {}
+
+
+def test_which_options_a_format_takes(tmp_path):
+    """They depend on what lies there, or on the format's name; options that are given count in guessing, as in reading."""
+    root = folder(tmp_path / "dsb", {"a": TWO})
+    assert options_taken(root) == []
+    assert options_taken(root, kind="instances", instances="ids") == []
+    assert {"kind", "label_map", "instances", "partial"} <= set(options_taken(root, kind="binary"))
+    assert options_taken(root, "ctc") == ["sequence", "source", "partial"]
+    assert "there is no format 'zip'" in message(options_taken, root, "zip", error=ConfigError)
+
+
+# Hostile files (found by tests/fuzz)
+
+def npz_with(path, header, body=b""):
+    """An .npz file whose array `images` has a header of one's own."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header + body)
+        buffer = io.BytesIO()
+        np.save(buffer, TWO[None])
+        archive.writestr("labels.npy", buffer.getvalue())
+    return path
+
+
+def npy_header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(("shape", "kind"), [("(1000000000000,)", "<f4"), ("(3, 1000000, 1000000)", "|u1"), ("(-1, 4)", "|u1")])
+def test_npz_that_claims_too_much(tmp_path, shape, kind):
+    """A header that claims more than the file holds is refused before memory is taken for it."""
+    path = npz_with(tmp_path / "x.npz", npy_header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n"))
+    assert f"read_npz: images in {path} says it is {np.dtype(kind)} {shape}, and has " in message(read_npz, path)
+
+
+def test_npz_that_unpacks_without_end(tmp_path, monkeypatch):
+    """An archive that unpacks to more than the limit, and to hundred times its own size, is refused unread."""
+    nothing = np.zeros((1, 2000, 2000), np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", images=nothing, labels=nothing)
+    monkeypatch.setattr("tinyunet.data.images.MAX_PIXELS", 1000)
+    assert message(read_npz, tmp_path / "x.npz") == (
+        f"read_npz: {tmp_path}/x.npz says that it unpacks to 8000256 bytes; the limit is 4000, against files that unpack without "
+        "end. Cut it into parts, or raise tinyunet.data.images.MAX_PIXELS if it is true.")
+
+
+@pytest.mark.parametrize(("header", "text"), [
+    (b"no array at all", "x.npz is damaged or no .npz file ("),
+    (b"\x93NUMPY\x03\x00" + bytes(4), "images in {path} is no plain array. Save numbers: np.savez(path, images="),
+    (npy_header("[" * 5000), "x.npz is damaged or no .npz file ("),
+    (npy_header("__import__('os').mkdir('evil')"), "x.npz is damaged or no .npz file (")])
+def test_npz_whose_members_are_no_arrays(tmp_path, monkeypatch, header, text):
+    """Members that are no arrays are refused, and never run."""
+    monkeypatch.chdir(tmp_path)
+    path = npz_with(tmp_path / "x.npz", header)
+    assert text.format(path=path) in message(read_npz, path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_masks_alone(tmp_path):
+    """Files side by side of which every one is named like a mask."""
+    write_labels(tmp_path / "a_mask.png", TWO)
+    assert message(read_folder, tmp_path) == (
+        f"read_folder: {tmp_path} holds masks alone, by their names: a_mask.png. Put the image of a_mask.png beside it as a.png.")
+
+
+def test_names_that_the_system_refuses(tmp_path):
+    """A name that is too long for the file system is an error in words, whatever the reader."""
+    for read in (read_dataset, read_folder, read_npz, read_isbi2012, read_ctc, read_dsb2018):
+        assert message(read, tmp_path / ("x" * 300)) == (
+            f"{read.__name__}: {tmp_path}/{'x' * 300} cannot be read (File name too long). Check its name and permissions.")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+def test_a_pipe_is_no_data(tmp_path):
+    """From a pipe one would read for ever: it is refused, and passed over in a folder."""
+    os.mkfifo(tmp_path / "pipe.png")
+    assert message(read_dataset, tmp_path / "pipe.png") == (
+        f"read_dataset: {tmp_path}/pipe.png is a pipe or a device. Give a folder or a file.")
+    assert "there is no file" in message(read_npz, tmp_path / "pipe.png")
+    write_image(tmp_path / "a.png", TWO)
+    write_labels(tmp_path / "a_mask.png", TWO)
+    assert len(read_folder(tmp_path)) == 1
+
+
+def test_masks_in_half_precision(tmp_path):
+    """float16 masks of whole numbers are labels like others: 2**31, which it does not know, makes no trouble."""
+    np.savez(tmp_path / "x.npz", images=TWO[None], labels=TWO[None].astype(np.float16))
+    np.testing.assert_array_equal(read_npz(tmp_path / "x.npz")[0].labels, TWO)

@@ -462,13 +462,20 @@ def test_a_damaged_file_is_computed_anew(tmp_path, no_computing, damage):
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    """If the last step fails, neither half a file nor a temporary one stays behind."""
+    """If the last step fails, neither half a file nor a temporary one stays behind, and the error names the file."""
     def fail(*_):
         raise OSError("disk full")
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"weights-\w+\.npy: cannot be written \(disk full\)\. Is there space left"):
         cached_weight_map(two_discs(), folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """A file in the place of the folder is refused with the path, not with a raw error."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match=r"file/cache/weights-\w+\.npy: cannot be written .*Does the folder exist"):
+        cached_weight_map(two_discs(), folder=tmp_path / "file" / "cache")
 
 
 def test_many_writers_share_a_folder(tmp_path):
@@ -488,12 +495,14 @@ CELLS = np.array([[0, 1], [2, 0]])
 @pytest.mark.parametrize(("call", "error", "text"), [
     (lambda: separate(CELLS, 3), ConfigError, "separate: width 3 is not an even number of pixels"),
     (lambda: separate(CELLS, -2), ConfigError, "separate: width -2 is not an even number"),
-    (lambda: separate(-CELLS), DataError, "separate: instance id -2 is below 0"),
-    (lambda: separate(CELLS[None]), ShapeError, r"separate: instances of shape \(1, 2, 2\) are not an image"),
-    (lambda: separate(CELLS[:0]), ShapeError, r"separate: instances of shape \(0, 2\) are not an image"),
+    (lambda: separate(-CELLS), DataError, "separate: the instance map holds the id -2, but ids are 0"),
+    (lambda: separate(CELLS[None]), ShapeError, r"separate: the instance map has shape \(1, 2, 2\), but one image"),
+    (lambda: separate(CELLS[:0]), ShapeError, r"separate: the instance map has shape \(0, 2\), but one image"),
     (lambda: distances(CELLS, 0), ConfigError, "distances: cutoff 0 must be a positive number of pixels"),
     (lambda: distances(CELLS, math.inf), ConfigError, "distances: cutoff inf must be"),
-    (lambda: distances(CELLS / 2, 9), DTypeError, "distances: instances are float64. Give integers"),
+    (lambda: distances(CELLS / 2, 9), DTypeError, "distances: the instance map has dtype float64, but integers"),
+    (lambda: weight_map(CELLS > 0), DTypeError, r"weight_map: the instance map is a mask of bool.*`components\(mask\)`"),
+    (lambda: weight_map(None, CELLS / 2), DTypeError, "weight_map: the label map has dtype float64, but integers or bool"),
     (lambda: class_weights([]), DataError, "class_weights: no pixel counts"),
     (lambda: class_weights([CELLS], 2), DataError, r"class_weights: label 2 does not fit 2 classes \(0 to 1\)"),
     (lambda: class_weights([CELLS - 2]), DataError, "class_weights: label -2 is below -1"),

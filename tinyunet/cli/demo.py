@@ -33,7 +33,7 @@ def demo_(
     spec = demonstration.spec
     say(f"data     {n_train} drawn images ({kind}) of {plan.size} px to train on, {n_val} to validate, {n_test} to test")
     say(f"network  {described(spec)}: {shapes.count_params(spec):,} parameters; the paper's has 31,030,658")
-    last = follow(demonstration.train(), "training", plan.train.steps)
+    last = follow(demonstration.train(), "training", plan.train.steps, out / "run" / "log.csv")
     if last is None or last.step < plan.train.steps:
         say(f"Interrupted. Go on with: {shlex.join(['tinyunet', 'train', '--resume', '--out', str(out / 'run')])}")
         raise typer.Exit(130)

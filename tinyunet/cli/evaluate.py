@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -12,34 +12,37 @@ import typer
 from rich.text import Text
 
 from tinyunet.backend import Array
-from tinyunet.checkpoint import load_checkpoint
+from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.cli.app import app
-from tinyunet.cli.inputs import check_checkpoint, fit_channels, grey_note
+from tinyunet.cli.inputs import check_checkpoint, grey_note
 from tinyunet.cli.options import (
     Averaging,
     CheckpointFile,
     ClassNames,
     DropAlpha,
     Format,
-    Instances,
-    LabelMap,
-    MaskKind,
     Masks,
     MaxMem,
-    Partial,
+    MinSize,
     Sequence_,
     Source,
     TileIn,
+    TrainedInstances,
+    TrainedKind,
+    TrainedLabelMap,
+    TrainedPartial,
     given_options,
 )
 from tinyunet.cli.terminal import Meter, number_text, out_console, say, table_of
 from tinyunet.config import RunConfig, put
 from tinyunet.data.instances import components
+from tinyunet.data.readers import options_taken
 from tinyunet.data.sample import Sample
 from tinyunet.errors import ConfigError
+from tinyunet.evaluation import image_for, measure
 from tinyunet.files import atomic_write
-from tinyunet.inference import MAX_MEM, Average, instances_of, predict
-from tinyunet.metrics import Agreement, Scores, evaluate_pair, total, v_info, v_rand, warping_error
+from tinyunet.inference import MAX_MEM, Average, Tiling
+from tinyunet.metrics import Agreement, Scores, total, v_info, v_rand, warping_error
 
 
 class _Topology(NamedTuple):
@@ -56,19 +59,16 @@ def evaluate(
     path: Annotated[str, typer.Argument(metavar="DATA", help="annotated images, as for train", show_default=False)],
     format: Format = None,
     masks: Masks = None,
-    kind: MaskKind = None,
-    label_map: LabelMap = None,
+    kind: TrainedKind = None,
+    label_map: TrainedLabelMap = None,
     class_names: ClassNames = None,
-    instances: Instances = None,
-    partial: Partial = None,
+    instances: TrainedInstances = None,
+    partial: TrainedPartial = None,
     drop_alpha: DropAlpha = None,
     sequence: Sequence_ = None,
     source: Source = None,
     average: Averaging = "none",
-    min_size: Annotated[
-        int | None,
-        typer.Option(help="predicted objects with fewer pixels do not count (default as in training)", min=0, show_default=False),
-    ] = None,
+    min_size: MinSize = None,
     max_mem: MaxMem = MAX_MEM,
     tile_in: TileIn = None,
     em: Annotated[
@@ -82,20 +82,20 @@ def evaluate(
     """Measure a network on annotated images: IoU and Dice by class, pixel error, SEG.
 
     Pixels and objects of all images count together. SEG (the mean over annotated objects of their IoU, 0 where none matches)
-    needs masks that tell objects apart.
+    needs masks that tell objects apart. Masks are read as in training (unless the format of DATA says what they hold), and said
+    to be; --label-map, --instances and --partial change that one by one, and --kind changes all of it.
     """
     check_checkpoint(checkpoint, "evaluate", "DATA")
-    data_options = given_options(locals(), "checkpoint", "average", "min_size", "max_mem", "tile_in", "em", "each", "json_file")
-    data = RunConfig.from_tables(put({}, data_options), "options").data.read()
+    given = given_options(locals(), "checkpoint", "average", "min_size", "max_mem", "tile_in", "em", "each", "json_file")
     trained = load_checkpoint(checkpoint)
+    known = _as_in_training(trained, given)
+    if known:  # before they are read, for they may not be like those of the training
+        say(f"masks read as in training: {' '.join(_written(name, value) for name, value in known.items())}")
+    data = RunConfig.from_tables(put({}, {**known, **given}), "options").data.read()
     # All before the first is measured, which may take long.
-    channels = trained.model.spec.channels
-    # Reading made one channel of three equal ones; a network of colour images gets them back.
-    stored = [np.repeat(s.image, 3, -1) if (s.image.shape[-1], channels) == (1, 3) else s.image for s in data]
-    images = [fit_channels(image, channels, "evaluate", f"image {s.name}") for image, s in zip(stored, data, strict=True)]
-    if greyed := sum(image.shape != before.shape for image, before in zip(images, stored, strict=True)):
+    if greyed := sum(image_for(trained.model, sample).shape[-1] < sample.image.shape[-1] for sample in data):
         say(grey_note(greyed))
-    least = trained.config.get("min_size", 0) if min_size is None else min_size
+    least = trained.min_size if min_size is None else min_size
     scores: dict[str, Scores] = {}
     topology: dict[str, _Topology] = {}
     if em and any(sample.instances is None for sample in data):
@@ -103,21 +103,15 @@ def evaluate(
             "evaluate: --em compares objects, and these masks tell none apart. Add --instances components, "
             "or --kind instances if every object has its own number."
         )
+    tiling: Tiling = {"tile_in": tile_in, "max_mem": max_mem, "average": cast(Average, average)}
+    measured = measure(
+        trained.model, data, trained.normalization, class_names=trained.class_names, min_size=least, **tiling
+    )  # fmt: skip
     with Meter("measuring", "image") as meter:
-        for i, (image, sample) in enumerate(zip(images, data, strict=True)):
-            labels = predict(
-                trained.model, image, trained.normalization, tile=tile_in, max_mem=max_mem, average=cast(Average, average)
-            )
-            objects = instances_of(labels, least)
-            scores[sample.name] = evaluate_pair(
-                labels,
-                sample.labels,
-                sample.instances,
-                class_names=trained.class_names,
-                instances=objects if sample.instances is not None else None,
-            )
+        for i, (one, sample) in enumerate(zip(measured, data, strict=True)):
+            scores[one.name] = one.scores
             if em:
-                topology[sample.name] = _measure_topology(labels, sample)
+                topology[one.name] = _measure_topology(one.labels, sample)
             meter.show(i + 1, len(data))
     everything = total(scores.values())
     if each:
@@ -125,13 +119,29 @@ def evaluate(
     _print_scores(everything, topology)
     if json_file is not None:
         numbers: dict[str, Any] = {"checkpoint": str(checkpoint), "data": path, "images": {}, "all": everything.as_dict()}
-        for name, one in scores.items():
-            numbers["images"][name] = one.as_dict() | (_plain_topology([topology[name]]) if em else {})
+        for name, its in scores.items():
+            numbers["images"][name] = its.as_dict() | (_plain_topology([topology[name]]) if em else {})
         if em:
             numbers["all"] |= _plain_topology(list(topology.values()))
         with atomic_write(json_file) as temporary:
             temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         say(f"Written to {json_file}")
+
+
+def _as_in_training(trained: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How the masks of the training were read, as far as it is not given otherwise and the format takes it."""
+    if "kind" in given:  # other masks: what is known of the training's does not hold of them
+        return {}
+    names = ("kind", "label_map", "instances", "partial")  # whatever else a file may say
+    left = {name: trained.reading[name] for name in names if name in trained.reading and name not in given}
+    named = {name: value for name, value in given.items() if name != "path"}
+    taken = options_taken(given["path"], **{**left, **named})
+    return {name: value for name, value in left.items() if name in taken}
+
+
+def _written(name: str, value: object) -> str:
+    option = "--" + name.replace("_", "-")
+    return option if value is True else f"{option} {value}"
 
 
 def _measure_topology(labels: Array, sample: Sample) -> _Topology:

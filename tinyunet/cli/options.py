@@ -25,40 +25,40 @@ def _setting(kind: type, panel: str, name: str, help: str, metavar: str | None =
     )
 
 
-def _data(name: str, help: str, metavar: str | None = None, default: str = "") -> Any:
+def of_data(name: str, help: str, metavar: str | None = None, default: str = "") -> Any:
     return _setting(DataConfig, "Data", name, help, metavar, default)
 
 
-def _network(name: str, help: str, metavar: str | None = None, default: str = "") -> Any:
+def of_network(name: str, help: str, metavar: str | None = None, default: str = "") -> Any:
     return _setting(NetworkConfig, "Network", name, help, metavar, default)
 
 
-def _train(name: str, help: str, metavar: str | None = None, default: str = "") -> Any:
+def of_train(name: str, help: str, metavar: str | None = None, default: str = "") -> Any:
     return _setting(TrainConfig, "Training", name, help, metavar, default)
 
 
-def _augment(name: str, help: str, metavar: str | None = None) -> Any:
+def of_augment(name: str, help: str, metavar: str | None = None) -> Any:
     return _setting(Augment, "Augmentation", name, help, metavar)
 
 
-Format = Annotated[str | None, _data("format", "layout: auto, folder, tiff, npz, isbi2012, ctc, dsb2018", "NAME")]
-Masks = Annotated[str | None, _data("masks", "folder or TIFF of the masks, if they do not lie with the images", "PATH")]
-MaskKind = Annotated[str | None, _data("kind", "what masks hold: binary, classes or instances", "NAME", "the format's")]
-LabelMap = Annotated[str | None, _data("label_map", "what they mean: number:class, or number:ignore", "0:0,255:1", "as stored")]
-ClassNames = Annotated[str | None, _data("class_names", "names, background first", "NAME,NAME,...", "the format's")]
-Instances = Annotated[
-    str | None,
-    _data(
-        "instances",
-        "where objects come from: ids in the mask, or its connected pieces",
-        "ids|components",
-        "none, or the format's",
-    ),
-]
-Partial = Annotated[bool | None, _data("partial", "some objects carry no annotation: the rest is unknown, not background")]
-DropAlpha = Annotated[bool | None, _data("drop_alpha", "read partly transparent images as if they were not")]
-Sequence_ = Annotated[str | None, _data("sequence", "of a Cell Tracking Challenge set", "01|02", "01")]
-Source = Annotated[str | None, _data("source", "of its masks: drawn by people, or computed", "GT|ST", "GT")]
+Format = Annotated[str | None, of_data("format", "layout: auto, folder, tiff, npz, isbi2012, ctc, dsb2018", "NAME")]
+Masks = Annotated[str | None, of_data("masks", "folder or TIFF of the masks, if they do not lie with the images", "PATH")]
+_KIND = ("kind", "what masks hold: binary, classes or instances", "NAME")
+_LABEL_MAP = ("label_map", "what they mean: number:class, or number:ignore", "0:0,255:1")
+_INSTANCES = ("instances", "where objects come from: ids in the mask, or its connected pieces", "ids|components")
+_PARTIAL = ("partial", "some objects carry no annotation: the rest is unknown, not background")
+MaskKind = Annotated[str | None, of_data(*_KIND, "the format's")]
+LabelMap = Annotated[str | None, of_data(*_LABEL_MAP, "as stored")]
+ClassNames = Annotated[str | None, of_data("class_names", "names, background first", "NAME,NAME,...", "the format's")]
+Instances = Annotated[str | None, of_data(*_INSTANCES, "none, or the format's")]
+Partial = Annotated[bool | None, of_data(*_PARTIAL)]
+TrainedKind = Annotated[str | None, of_data(*_KIND, "as in training")]
+TrainedLabelMap = Annotated[str | None, of_data(*_LABEL_MAP, "as in training")]
+TrainedInstances = Annotated[str | None, of_data(*_INSTANCES, "as in training")]
+TrainedPartial = Annotated[bool | None, of_data(*_PARTIAL, default="as in training")]
+DropAlpha = Annotated[bool | None, of_data("drop_alpha", "read partly transparent images as if they were not")]
+Sequence_ = Annotated[str | None, of_data("sequence", "of a Cell Tracking Challenge set", "01|02", "01")]
+Source = Annotated[str | None, of_data("source", "of its masks: drawn by people, or computed", "GT|ST", "GT")]
 
 CheckpointFile = Annotated[Path, typer.Argument(help="best.safetensors or last.safetensors of a run", show_default=False)]
 Averaging = Annotated[
@@ -75,6 +75,10 @@ TileIn = Annotated[
         help="side of the network's input in pixels, instead of the largest that --max-mem allows; --tile of train is its output",
         show_default=False,
     ),
+]
+MinSize = Annotated[
+    int | None,
+    typer.Option(help="leave out objects with fewer pixels (default as in training)", min=0, show_default=False),
 ]
 
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import numpy as np
 import typer
 
-from tinyunet import plot, shapes
+from tinyunet import plot
 from tinyunet.backend import Array
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.cli.app import app
-from tinyunet.cli.inputs import check_checkpoint, fit_channels, grey_note
-from tinyunet.cli.options import Averaging, CheckpointFile, MaxMem, TileIn
+from tinyunet.cli.inputs import check_checkpoint, grey_note
+from tinyunet.cli.options import Averaging, CheckpointFile, MaxMem, MinSize, TileIn
 from tinyunet.cli.terminal import Meter, new_folder, say
-from tinyunet.data.images import SUFFIXES, read_image, read_stack, write_image, write_labels
+from tinyunet.data.images import SUFFIXES, read_pages, write_image, write_labels
+from tinyunet.data.instances import INSTANCE_BYTES
 from tinyunet.data.sample import counted
 from tinyunet.errors import ConfigError, DataError
 from tinyunet.files import atomic_write
-from tinyunet.inference import MAX_MEM, Average, instances_of, predict, predict_proba
+from tinyunet.inference import BASELINE, MAX_MEM, Average, Tiling, as_image, instances_of, predict, predict_proba
+from tinyunet.shapes import MIB
+
+WRITING = 4
+"""Bytes a pixel for the copies that are made while a file is written."""
+
+SHOWN = 2400
+"""Pixels along the longer side of an overlay, at most. The number is ours: what a screen shows."""
+
+OVERLAY = 128
+"""Bytes for each of these pixels while Matplotlib draws it and the outlines, as measured."""
 
 
 class _Wanted(NamedTuple):
@@ -53,7 +65,7 @@ def predict_(
     proba: Annotated[bool, typer.Option("--proba", help="NAME_proba.npy: probabilities (H, W, classes) in float32")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="NAME_overlay.png: the image with outlines, to look at")] = False,
     suffix: Annotated[str, typer.Option(help="format of labels and instances", metavar="png|tif")] = "png",
-    min_size: Annotated[int, typer.Option(help="remove objects with fewer pixels", min=0)] = 0,
+    min_size: MinSize = None,
     average: Averaging = "none",
     max_mem: MaxMem = MAX_MEM,
     tile_in: TileIn = None,
@@ -72,50 +84,46 @@ def predict_(
     check_checkpoint(checkpoint, "predict", "IMAGES")
     files = _image_files(images)
     _check_out(out, files)
-    for file in files:
-        for name in (file.stem, _page_name(file, 0)):
-            _check_targets(wanted.paths(out, name), overwrite)
     trained = load_checkpoint(checkpoint)
     channels = trained.model.spec.channels
+    least = trained.min_size if min_size is None else min_size
     # All are looked at before the first result, for a result may take long.
-    if greyed := sum(_read(file, channels)[1] for file in files):
+    looked_at = [_look(file, channels) for file in files]
+    if greyed := sum(grey for _, grey in looked_at):
         say(grey_note(greyed))
+    names = [
+        [file.stem if count == 1 else _page_name(file, t) for t in range(count)]
+        for file, (count, _) in zip(files, looked_at, strict=True)
+    ]
+    for name in (name for pages in names for name in pages):
+        _check_targets(wanted.paths(out, name), overwrite)
     new_folder(out)
     written: list[Path] = []
-    pages = 0
     with Meter(f"{len(files)} images" if len(files) > 1 else files[0].name, "image" if len(files) > 1 else "tile") as meter:
-        for i, file in enumerate(files):
-            stack, _ = _read(file, channels)
-            pages += len(stack)
-            for t, image in enumerate(stack):
-                paths = wanted.paths(out, file.stem if len(stack) == 1 else _page_name(file, t))
-                _check_targets(paths, overwrite)
+        for i, (file, pages) in enumerate(zip(files, names, strict=True)):
+            for t, image in enumerate(_pages(file, channels)):
 
-                def show(done: int, n: int, i: int = i, t: int = t, count: int = len(stack), name: str = file.name) -> None:
+                def show(done: int, n: int, i: int = i, t: int = t, count: int = len(pages), name: str = file.name) -> None:
                     if len(files) > 1:
                         meter.show(i + (t + done / n) / count, len(files), name)
                     else:
                         meter.show(t * n + done, count * n)
 
-                memory = max_mem - (stack.nbytes - image.nbytes) / shapes.MIB
-                written += _segment(trained, image, paths, cast(Average, average), memory, tile_in, min_size, show)
-    say(f"{counted(pages, 'image')} segmented; {counted(len(written), 'file')} in {out}, e.g. {written[0].name}")
+                paths = wanted.paths(out, pages[t])
+                tiling: Tiling = {
+                    "tile_in": tile_in, "max_mem": max_mem, "average": cast(Average, average), "progress": show,
+                }  # fmt: skip
+                written += _segment(trained, image, paths, least, tiling)
+    pages_done = sum(map(len, names))
+    say(f"{counted(pages_done, 'image')} segmented; {counted(len(written), 'file')} in {out}, e.g. {written[0].name}")
 
 
-def _segment(
-    trained: Checkpoint,
-    image: Array,
-    paths: dict[str, Path],
-    average: Average,
-    max_mem: float,
-    tile: int | None,
-    min_size: int,
-    show: Any,
-) -> list[Path]:
+def _segment(trained: Checkpoint, image: Array, paths: dict[str, Path], min_size: int, tiling: Tiling) -> list[Path]:
     """One image through the network, and what is wanted of it to files."""
-    how: dict[str, Any] = {"tile": tile, "max_mem": max_mem, "average": average, "progress": show}
+    with_objects = "instances" in paths or "overlay" in paths
+    reserved = image.shape[0] * image.shape[1] * (INSTANCE_BYTES if with_objects else WRITING)
     if "proba" in paths:
-        proba = predict_proba(trained.model, image, trained.normalization, **how)
+        proba = predict_proba(trained.model, image, trained.normalization, reserved=reserved, **tiling)
         with atomic_write(paths["proba"]) as temporary:
             np.save(temporary, proba)
         labels = np.empty(image.shape[:2], np.uint8 if proba.shape[-1] <= 256 else np.uint16)
@@ -123,10 +131,10 @@ def _segment(
             row[:] = p.argmax(-1)
         del proba
     else:
-        labels = predict(trained.model, image, trained.normalization, **how)
+        labels = predict(trained.model, image, trained.normalization, reserved=reserved, **tiling)
     if "labels" in paths:
         write_labels(paths["labels"], labels)
-    if "instances" in paths or "overlay" in paths:
+    if with_objects:
         objects = instances_of(labels, min_size)
         if "instances" in paths:
             if (count := int(objects.max())) > 65535:
@@ -135,13 +143,21 @@ def _segment(
                 )
             write_image(paths["instances"], objects.astype(np.uint16))
         if "overlay" in paths:
-            side = max(image.shape[:2])  # a panel is 4 inches: at least a dot for a pixel, up to 2400
+            held = sum(array.nbytes for array in (image, labels, objects, *trained.model.state().values()))
+            every = _every(objects.shape, tiling["max_mem"] * MIB - BASELINE - held)
+            shown, ids = image[::every, ::every], objects[::every, ::every]
             plot.save(
-                plot.overlay(image if image.shape[-1] in (1, 3) else image[..., :1], objects),
+                plot.overlay(shown if image.shape[-1] in (1, 3) else shown[..., :1], ids),
                 paths["overlay"],
-                dpi=min(max(side / 4, 150), 600),
+                dpi=max(max(ids.shape) / 4, 150),  # a panel is 4 inches: at least a dot for a pixel
             )
     return list(paths.values())
+
+
+def _every(shape: tuple[int, ...], memory: float) -> int:
+    """n -> an overlay shows every n-th row and column: all of them, unless it has more than `SHOWN`, or takes too much memory"""
+    return next(n for n in range(-(-max(shape) // SHOWN), max(shape) + 1)
+                if math.prod(-(-side // n) for side in shape) * OVERLAY <= memory or n == max(shape))  # fmt: skip
 
 
 def _image_files(images: Sequence[Path]) -> list[Path]:
@@ -167,11 +183,18 @@ def _image_files(images: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _read(file: Path, channels: int) -> tuple[Array, bool]:
-    """-> (T, H, W, channels), T = 1 but for a TIFF of several pages; whether three equal channels became one"""
-    stored = read_stack(file) if file.suffix.lower() in (".tif", ".tiff") else read_image(file)[None]
-    stack = fit_channels(stored, channels, "predict", file)
-    return stack, stack.shape != stored.shape
+def _look(file: Path, channels: int) -> tuple[int, bool]:
+    """Read a file to its end -> number of its pages, and whether they are grey saved as colour"""
+    grey = [as_image(page, channels, f"predict: {file}").shape[-1] < page.shape[-1] for page in read_pages(file)]
+    return len(grey), any(grey)
+
+
+def _pages(file: Path, channels: int) -> Iterator[Array]:
+    """The pages of a file, one in memory at a time: (H, W, channels)"""
+    for page in read_pages(file):
+        image = np.ascontiguousarray(as_image(page, channels, f"predict: {file}"))
+        del page  # three times as large, if it was grey saved as colour
+        yield image
 
 
 def _page_name(file: Path, t: int) -> str:

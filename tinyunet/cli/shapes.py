@@ -10,7 +10,7 @@ import typer
 
 from tinyunet import plot, shapes
 from tinyunet.cli.app import app
-from tinyunet.cli.options import _network, given_options
+from tinyunet.cli.options import given_options, of_network
 from tinyunet.cli.terminal import out_console, say, size_text, table_of
 from tinyunet.config import RunConfig, put
 
@@ -24,8 +24,8 @@ def shapes_(
     classes: Annotated[int, typer.Option(help="with background")] = 2,
     base: Annotated[int, typer.Option(help="channels of the first level")] = 64,
     depth: Annotated[int, typer.Option(help="number of poolings")] = 4,
-    padding: Annotated[str | None, _network("padding", "of the 3x3 convolutions", "valid|same", "the preset's")] = None,
-    norm: Annotated[str | None, _network("norm", "normalisation layers", "none|batch", "the preset's")] = None,
+    padding: Annotated[str | None, of_network("padding", "of the 3x3 convolutions", "valid|same", "the preset's")] = None,
+    norm: Annotated[str | None, of_network("norm", "normalisation layers", "none|batch", "the preset's")] = None,
     figure: Annotated[Path | None, typer.Option(help="draw the network to scale: .png, .svg or .pdf", show_default=False)] = None,
 ) -> None:
     """What every layer makes of an image's size: figure 1 of the paper as a table.

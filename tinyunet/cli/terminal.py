@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, cast
@@ -18,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tinyunet.errors import DataError
+from tinyunet.plot import read_log
+from tinyunet.signals import deferred
 from tinyunet.spec import UNetSpec
 from tinyunet.train import StepRecord
 
@@ -42,21 +45,14 @@ class StopError(BaseException):
     """Ctrl-C, or a polite kill. No Exception, so that nothing on the way takes it for an error."""
 
 
-class Signals:
-    """Ctrl-C and SIGTERM: stop at once; or, while `patient`, finish the step in progress first, unless asked twice."""
-
-    patient = False
-    asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self.patient or self.asked:
-            raise StopError
-        self.asked = True
-        # Not through Rich: a signal may come in the middle of its printing.
-        os.write(2, b"\nfinishing the step in progress, then saving; press Ctrl-C again to stop at once\n")
+def stop(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT and SIGTERM wherever they are not deferred."""
+    raise StopError
 
 
-signals = Signals()
+def _finishing() -> None:
+    # Not through Rich: a signal may come in the middle of its printing.
+    os.write(2, b"\nfinishing the step in progress, then saving; press Ctrl-C again to stop at once\n")
 
 
 class Meter:
@@ -127,25 +123,30 @@ def described(spec: UNetSpec) -> str:
     )
 
 
-def follow(records: Iterator[StepRecord], what: str, steps: int) -> StepRecord | None:
-    """Show a run as it goes; on Ctrl-C let the step finish and close the run, which saves it. -> the last record"""
-    last, loss, iou = None, float("nan"), ""
-    signals.patient, signals.asked = True, False
-    try:
-        with Meter(what, "step") as meter:
-            for last in records:
-                loss = last.loss if np.isnan(loss) else 0.9 * loss + 0.1 * last.loss
-                if last.scores is not None:
-                    iou = f"  IoU {last.scores.mean_iou:.3f}"
-                meter.show(last.step, steps, f"loss {loss:.4f}{iou}")
-                for note in last.notes:
-                    say(f"step {last.step}: {note}")
-                if signals.asked and last.step < steps:
-                    cast(Any, records).close()  # a generator; closing it saves
-                    break
-    finally:
-        signals.patient = False
+def follow(records: Iterator[StepRecord], what: str, steps: int, log: Path) -> StepRecord | None:
+    """Show a run as it goes; on Ctrl-C let the step finish and close the run, which saves it. -> the last record
+
+    The loss shown is a moving average. It begins with the losses in `log`, so that it does not jump in a resumed run.
+    """
+    last, loss, iou = None, None, ""
+    with deferred(_finishing) as interruption, Meter(what, "step") as meter:
+        for last in records:
+            loss = moving_average(read_log(log)) if loss is None else 0.9 * loss + 0.1 * last.loss
+            if last.scores is not None:
+                iou = f"  IoU {last.scores.mean_iou:.3f}"
+            meter.show(last.step, steps, f"loss {loss:.4f}{iou}")
+            for note in last.notes:
+                say(f"step {last.step}: {note}")
+            if interruption.waiting is not None and last.step < steps:
+                cast(Any, records).close()  # a generator; closing it saves
+                break
     return last
+
+
+def moving_average(log: Sequence[Mapping[str, float]]) -> float:
+    """The loss that `follow` shows after the last of these steps: a <- 0.9 a + 0.1 loss, beginning with the first loss."""
+    losses = [step["loss"] for step in log]
+    return reduce(lambda average, loss: 0.9 * average + 0.1 * loss, losses)
 
 
 def number_text(value: float | None, digits: int = 4) -> str:

@@ -59,8 +59,15 @@ class Augment:
 
     def __post_init__(self) -> None:
         for name in ("shift", "rotation", "scale", "elastic", "gain", "offset", "gamma"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"Augment: {name} {getattr(self, name)} must be a number of at least 0; 0 is off.")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ConfigError(f"Augment: {name} {value!r} must be a number of at least 0; 0 is off.")
+        if not isinstance(self.flips, bool):
+            raise ConfigError(f"Augment: flips {self.flips!r} is neither True nor False.")
+        for name in ("grid", "order"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"Augment: {name} {value!r} is not a whole number. Give e.g. {getattr(type(self), name)}.")
         if self.gain >= 1:
             raise ConfigError(f"Augment: gain {self.gain} could invert the contrast. Give less than 1, e.g. 0.2.")
         if self.grid < 2:

@@ -6,6 +6,7 @@ remedy.
 
     read_image        PNG, TIFF, JPEG, BMP, GIF, WebP     -> (H, W, C)     uint8, uint16 or float32
     read_stack        multi-page TIFF                     -> (T, H, W, C)
+    read_pages        any of these, a page at a time      -> (H, W, C), (H, W, C), ...
     read_mask         a lossless format                   -> (H, W)        integers, exactly as stored
     read_mask_stack   multi-page TIFF                     -> (T, H, W)
     write_image, write_labels                             PNG or TIFF, whole or not at all
@@ -15,6 +16,7 @@ Every refusal is a `DataError` that names the file and says what to do.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -34,13 +36,17 @@ from tinyunet.files import atomic_write
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "read_image", "read_mask", "read_mask_stack", "read_stack", "write_image",
-           "write_labels"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "read_image", "read_mask", "read_mask_stack", "read_pages", "read_stack",
+           "write_image", "write_labels"]
 
 MAX_PIXELS = 2**30
 """Pixels of one page above which a file is taken for a decompression bomb: 32768 x 32768. The number is ours. Pillow
 warns from 89 million pixels, too few for microscopy, where 20000 x 20000 is an honest slide; ours is 1 GiB of 8-bit
 grey."""
+
+DENSEST = 100
+"""Pixels a byte of a stack, which may have more than `MAX_PIXELS` if its file is as large as that. Images are packed ten to
+one at most, masks a hundred to one, and bombs a thousand to one. The number is ours."""
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 """File names that count as images in a folder (in either case)."""
@@ -81,11 +87,37 @@ def read_stack(path: str | os.PathLike[str], *, drop_alpha: bool = False) -> Arr
     path = Path(path)
     with _opened(path, "read_stack") as im:
         _tiff(im, path, "read_stack", "read_image")
-        pages = []
+        pages: list[Array] = []
         for t in range(_pages(im)):
             pages.append(_to_image(_page(im, path, t, "read_stack"), path, "read_stack", drop_alpha))
             _alike(pages, path, "read_stack")
         return np.stack(pages)
+
+
+def read_pages(path: str | os.PathLike[str], *, drop_alpha: bool = False) -> Iterator[Array]:
+    """file -> its pages in turn, (H, W, C) each, as `read_stack` has them together; of other files than TIFFs the only one.
+
+    So a stack can be read that does not fit into memory. The file is opened anew for every page, and closed in between.
+
+    DataError: as for `read_image`; pages that differ.
+    """
+    path, who = Path(path), "read_pages"
+    with _opened(path, who) as im:
+        if im.format != "TIFF":
+            _one_page(im, path, who, "read_stack")
+        count = _pages(im)
+    first = ""
+
+    def page(t: int) -> Array:
+        nonlocal first
+        with _opened(path, who) as im:
+            image = _to_image(_page(im, path, t, who), path, who, drop_alpha)
+        first = first or _describe(image)
+        _like_first(t + 1, _describe(image), first, path, who)
+        return image
+
+    for t in range(count):
+        yield page(t)  # no name of its own here, which would keep it while the next is read
 
 
 def read_mask(path: str | os.PathLike[str]) -> Array:
@@ -123,11 +155,15 @@ def read_mask_stack(path: str | os.PathLike[str]) -> Array:
 @contextmanager
 def _opened(path: Path, who: str) -> Iterator[ImageFile]:
     """The file, opened by Pillow and checked. Whatever Pillow raises, here or in the block, leaves as a DataError."""
-    if path.is_dir():
-        raise DataError(f"{who}: {path} is a folder. Give one image file, or read the folder with read_folder.")
     try:
+        if path.is_dir():
+            raise DataError(f"{who}: {path} is a folder. Give one image file, or read the folder with read_folder.")
+        if path.exists() and not path.is_file():  # a pipe would let one wait for ever
+            raise DataError(f"{who}: {path} is a pipe or a device. Give a file.")
         with path.open("rb") as file:
             magic = file.read(4)
+    except TinyUNetError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{who}: there is no file {path}. Check the name and the folder.") from None
     except (OSError, ValueError) as error:
@@ -189,10 +225,20 @@ def _tiff(im: ImageFile, path: Path, who: str, instead: str) -> None:
 
 
 def _alike(pages: list[Array], path: Path, who: str) -> None:
+    """The last page is like the first, and all together are no more than such a file may hold."""
     first, last = pages[0], pages[-1]
-    if (first.shape, first.dtype) != (last.shape, last.dtype):
-        raise DataError(f"{who}: page {len(pages)} of {path} is {_describe(last)}, page 1 is {_describe(first)}. "
-                        f"Save the pages alike, or as files of their own.")
+    _like_first(len(pages), _describe(last), _describe(first), path, who)
+    pixels = len(pages) * first.shape[0] * first.shape[1]
+    if pixels > max(MAX_PIXELS, DENSEST * path.stat().st_size):
+        raise DataError(f"{who}: {path} has more than {pixels} pixels in {path.stat().st_size} bytes; the limit is {MAX_PIXELS}, "
+                        f"against files that unpack without end. Cut it into parts, or raise tinyunet.data.images.MAX_PIXELS if "
+                        f"it is true.")
+
+
+def _like_first(number: int, page: str, first: str, path: Path, who: str) -> None:
+    if page != first:
+        raise DataError(f"{who}: page {number} of {path} is {page}, page 1 is {first}. Save the pages alike, or as files of "
+                        f"their own.")
 
 
 def _describe(a: Array) -> str:
@@ -381,6 +427,8 @@ def mask_array(values: Array, where: str, who: str) -> Array:
         return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     if values.dtype.kind != "f":
         raise DataError(f"{who}: {where} is an array of {values.dtype}. A mask holds integers.")
+    if values.dtype == np.float16:  # which does not know 2**31
+        values = values.astype(np.float32)
     odd = ~(np.abs(values) < 2**31) | (values != np.rint(values))  # the first part is true for NaN as well
     if odd.any():
         raise DataError(f"{who}: {where} holds {values[odd][0]:g}, and a mask holds integers. Was it divided by 255, "
@@ -446,8 +494,10 @@ def _write(path: Path, pixels: Array, who: str) -> Path:
         raise DataError(f"{who}: there is no folder {path.parent}. Make it first.")
     im = Image.fromarray(np.ascontiguousarray(pixels))
     with atomic_write(path) as part:
+        packed = io.BytesIO()  # libtiff, given a name, takes no name that is not UTF-8, and names no reason when the disk is full
         if path.suffix.lower() == ".png":
-            im.save(part, "PNG")
+            im.save(packed, "PNG")
         else:
-            im.save(part, "TIFF", compression="tiff_lzw" if features.check("libtiff") else None)
+            im.save(packed, "TIFF", compression="tiff_lzw" if features.check("libtiff") else None)
+        part.write_bytes(packed.getbuffer())
     return path

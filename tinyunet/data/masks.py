@@ -72,6 +72,11 @@ def parse_label_map(text: str) -> dict[int, int | Literal["ignore"]]:
     return out
 
 
+def label_map_text(label_map: LabelMap) -> str:
+    """The inverse of `parse_label_map`."""
+    return ",".join(f"{value}:{meaning}" for value, meaning in label_map.items())
+
+
 def assemble(pairs: Iterable[Pair], name: str, who: str, kind: Kind, label_map: LabelMap | None,
               class_names: Sequence[str] | None, instances: str | None, partial: bool) -> Dataset:
     """Pairs -> Dataset, checked one by one and then against each other."""
@@ -110,8 +115,14 @@ def assemble(pairs: Iterable[Pair], name: str, who: str, kind: Kind, label_map: 
         none = "the mask has no" if len(samples) == 1 else f"none of the {len(samples)} masks has a"
         raise DataError(f"{who}: {none} foreground pixel; {pairs[0].mask_at} holds "
                         f"{_listed(values[0])}. Were the masks divided by 255, or is label_map wrong?")
-    default = ("background", "cell") if classes == 2 else ("background", *(f"class {k}" for k in range(1, classes)))
-    return Dataset(tuple(samples), tuple(class_names or default), name)
+    told = {"kind": kind, "label_map": label_map and label_map_text(label_map), "instances": instances, "partial": partial}
+    reading = {name: value for name, value in told.items() if value}
+    return Dataset(tuple(samples), tuple(class_names or default_names(classes)), name, reading)
+
+
+def default_names(classes: int) -> tuple[str, ...]:
+    """What classes are called where nobody named them, background first; a network of one class has that and background."""
+    return ("background", "cell") if classes <= 2 else ("background", *(f"class {k}" for k in range(1, classes)))
 
 
 def _grey_once(pairs: list[Pair]) -> list[Pair]:

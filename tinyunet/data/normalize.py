@@ -10,13 +10,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tinyunet.backend import Array
-from tinyunet.errors import ConfigError, DataError
+from tinyunet.errors import ConfigError, DataError, ShapeError
 
 Mode = Literal["image", "percentile", "dataset", "none"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 LOW, HIGH = 1.0, 99.8
 """Percentiles of "percentile"; ours, as widely used for fluorescence."""
+
+_STRIP = 2**17
+"""Values that are made float64 at a time, 1 MiB: so a large image costs no eight bytes a value."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class Normalization:
             return cls(mode)
         count, total, squares = 0, np.zeros(1), np.zeros(1)
         for image in images:
-            pixels = image.reshape(-1, image.shape[-1]).astype(np.float64)
-            count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels * pixels).sum(0)
+            _check_axes(image, "Normalization.fit")
+            count, total = count + image.shape[0] * image.shape[1], total + image.sum(axis=(0, 1), dtype=np.float64)
+            squares = squares + _squares(image, np.zeros(image.shape[-1]))
         if not count:
             raise DataError("Normalization.fit: there are no images to take a mean of.")
         mean = total / count
@@ -66,8 +70,12 @@ class Normalization:
     def stats(self, image: Array) -> tuple[Array, Array]:
         """(H, W, C) -> mean (C,), std (C,) float32 for this image. A constant channel has std 1, so that it becomes 0.
 
-        Raises DataError for an image that is not finite, or has other channels than the training images.
+        Takes memory beside the image for percentiles alone, which sort a copy of one channel.
+
+        Raises ShapeError for an array that is no (H, W, C), DataError for an image that is not finite, or has other channels
+        than the training images.
         """
+        _check_axes(image, "Normalization.stats")
         channels = image.shape[-1]
         if self.mode == "none":
             return np.zeros(channels, np.float32), np.ones(channels, np.float32)
@@ -79,10 +87,10 @@ class Normalization:
         if not np.isfinite(mean).all():
             raise DataError("the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
         if self.mode == "percentile":
-            low, high = np.percentile(image, (LOW, HIGH), axis=(0, 1))
+            low, high = np.array([np.percentile(image[..., k], (LOW, HIGH)) for k in range(channels)]).T
             mean, std = (low + high) / 2, (high - low) / 4
         else:
-            std = image.std(axis=(0, 1), dtype=np.float64)
+            std = np.sqrt(_squares(image, mean) / (image.shape[0] * image.shape[1]))
         return mean.astype(np.float32), _or_one(std, mean).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,3 +106,19 @@ class Normalization:
 def _or_one(std: Array, mean: Array) -> Array:
     """std, and 1 for a constant channel: in floating point its std is not 0 but what rounding the mean left over."""
     return np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
+
+
+def _squares(image: Array, about: Array) -> Array:
+    """sum over pixels of (x - about)^2, a strip of rows at a time: (H, W, C), (C,) -> (C,) float64"""
+    rows = max(1, _STRIP // (image.shape[1] * image.shape[2]))
+    total = np.zeros(image.shape[2])
+    for top in range(0, len(image), rows):
+        deviation = image[top : top + rows] - about  # (rows, W, C) float64
+        deviation *= deviation
+        total += deviation.sum(axis=(0, 1))
+    return total
+
+
+def _check_axes(image: Array, who: str) -> None:
+    if image.ndim != 3:
+        raise ShapeError(f"{who}: an array of shape {image.shape} is no (H, W, C). Of a grey image give image[..., None].")

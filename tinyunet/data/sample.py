@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
 
 import numpy as np
 
@@ -33,11 +33,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset(Sequence[Sample]):
-    """A sequence of samples that share one list of classes, `class_names[0]` being background."""
+    """A sequence of samples that share one list of classes, `class_names[0]` being background.
+
+    `reading` says how the masks were read, in the words of the table [data] (kind, label_map, instances, partial); empty if
+    they were not. Training keeps it in the checkpoint, so that others can be read alike.
+    """
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] = ("background", "cell")
     name: str = "data"
+    reading: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -51,7 +56,7 @@ class Dataset(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Dataset: ...
     def __getitem__(self, index: int | slice) -> Sample | Dataset:
         if isinstance(index, slice):
-            return Dataset(self.samples[index], self.class_names, self.name)
+            return replace(self, samples=self.samples[index])
         return self.samples[index]
 
 

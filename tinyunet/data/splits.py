@@ -8,6 +8,8 @@ memory. A block at the end does not, but for the one seam between the parts. So 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tinyunet.data.sample import Dataset
@@ -55,5 +57,4 @@ def _share(dataset: Dataset, fraction: float, who: str) -> int:
 
 
 def _pick(dataset: Dataset, keep: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Dataset:
-    return Dataset(tuple(sample for sample, kept in zip(dataset, keep, strict=True) if kept), dataset.class_names,
-                   dataset.name)
+    return replace(dataset, samples=tuple(sample for sample, kept in zip(dataset, keep, strict=True) if kept))

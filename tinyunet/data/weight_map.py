@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import uuid
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,8 +24,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tinyunet.backend import Array
+from tinyunet.data.instances import check_instances, check_integers
 from tinyunet.data.sample import IGNORE
-from tinyunet.errors import ConfigError, DataError, DTypeError, ShapeError
+from tinyunet.errors import ConfigError, DataError, ShapeError
+from tinyunet.files import atomic_write
 
 REACH = math.sqrt(2 * math.log(1e9))
 """Beyond REACH * sigma (6.44 sigma) the border term is below 1e-9 of w0, 60 times finer than float32 resolves w0."""
@@ -103,7 +105,7 @@ def separate(instances: Array, width: int = 2) -> Array:
     """
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    instances = _checked_instances("separate", instances)
+    instances = check_instances(instances, "separate: the instance map")
     if width < 0 or width % 2:
         raise ConfigError(f"separate: width {width} is not an even number of pixels. Each object gives half: try 2.")
     cell = instances > 0
@@ -130,7 +132,7 @@ def distances(instances: Array, cutoff: float) -> tuple[Array, Array]:
     """
     from scipy.ndimage import distance_transform_edt, find_objects
 
-    instances = _checked_instances("distances", instances)
+    instances = check_instances(instances, "distances: the instance map")
     if not 0 < cutoff < math.inf:
         raise ConfigError(f"distances: cutoff {cutoff} must be a positive number of pixels, e.g. 32.")
     if instances.max() > instances.size:  # find_objects lists every number up to the largest id
@@ -237,7 +239,7 @@ def cached_weight_map(instances: Array | None, labels: Array | None = None,
     nothing goes stale; old files may be deleted at any time. A damaged file (each ends in its checksum) is computed
     anew. Files appear whole or not at all, so many processes may share a folder.
 
-    Raises what `weight_map` raises, and OSError where the folder cannot be written.
+    Raises what `weight_map` raises, and DataError where the folder cannot be written.
     """
     p, _, _ = _checked("cached_weight_map", instances, labels, preset)
     key = hashlib.sha256(f"tinyunet weight map {FORMAT} {astuple(p)}".encode())
@@ -253,24 +255,21 @@ def cached_weight_map(instances: Array | None, labels: Array | None = None,
 
 
 def _save(path: Path, w: Array) -> None:
-    """Write beside the target, then rename: a reader sees a whole file or none; of two writers the last one wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The array and, where np.load has stopped reading, its checksum: this still is a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, w)
     content = buffer.getvalue()
-    part = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content + _checksum(content))  # np.load stops after the array, so this still is a .npy file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with suppress(OSError):  # `atomic_write` says what is wrong with the folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part:
+        part.write_bytes(content + _checksum(content))
 
 
 def _load(path: Path) -> Array | None:
     """The array in a cache file, or None where there is no file or it is damaged."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if content[-4:] != _checksum(content[:-4]):
         return None
@@ -303,7 +302,7 @@ def _checked(who: str, instances: Array | None, labels: Array | None,
             raise ConfigError(f"{who}: no preset {preset!r}. Take one of {', '.join(PRESETS)}, or a WeightMap.")
         preset = PRESETS[preset]
     if instances is not None:
-        instances = _checked_instances(who, instances)
+        instances = check_instances(instances, f"{who}: the instance map")
     if labels is not None:
         labels = _checked_labels(who, labels)
     elif instances is not None:
@@ -315,24 +314,8 @@ def _checked(who: str, instances: Array | None, labels: Array | None,
     return preset, instances, labels
 
 
-def _checked_instances(who: str, instances: Array) -> Array:
-    instances = _checked_integers(who, "instances", instances)
-    if instances.min() < 0:
-        raise DataError(f"{who}: instance id {instances.min()} is below 0. Ids count from 1; 0 is background.")
-    return instances
-
-
 def _checked_labels(who: str, labels: Array) -> Array:
-    labels = _checked_integers(who, "labels", labels)
+    labels = check_integers(labels, f"{who}: the label map")
     if labels.min() < IGNORE:
         raise DataError(f"{who}: label {labels.min()} is below {IGNORE}. Classes count from 0; {IGNORE} is IGNORE.")
-    return labels
-
-
-def _checked_integers(who: str, what: str, a: Array) -> Array:
-    a = np.asarray(a)
-    if a.ndim != 2 or a.size == 0:
-        raise ShapeError(f"{who}: {what} of shape {a.shape} are not an image. Give (H, W), at least 1 x 1.")
-    if a.dtype.kind not in "iub":
-        raise DTypeError(f"{who}: {what} are {a.dtype}. Give integers; for 0.0 and 1.0 use .astype(int).")
-    return a.astype(np.uint8) if a.dtype.kind == "b" else a
+    return labels.astype(np.uint8) if labels.dtype == bool else labels  # to look weights up by

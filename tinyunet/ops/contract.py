@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DTypeError, ShapeError
 
@@ -19,6 +21,11 @@ def as_map(who: str, x: Array) -> Array:
             f"{who}: got an array of shape {x.shape}, expected (N, H, W, C): images, rows, columns, channels. "
             "A single grey image becomes one with image[None, :, :, None]."
         )
+    return as_values(who, x)
+
+
+def as_values(who: str, x: Array) -> Array:
+    """x itself, or a C-contiguous copy, if it is an array of a supported dtype; for ops that take any shape."""
     if x.dtype.name not in DTYPES:
         raise DTypeError(f"{who}: got dtype {x.dtype}, expected one of {', '.join(DTYPES)}. Convert with x.astype('float32').")
     return array_module(x).ascontiguousarray(x)
@@ -32,10 +39,12 @@ def check_param(who: str, name: str, param: Array, shape: tuple[int, ...], x: Ar
         raise DTypeError(f"{who}: {name} is {param.dtype} and the input is {x.dtype}. Convert one of them.")
 
 
-def as_gradient(who: str, dy: Array, shape: tuple[int, ...]) -> Array:
-    """dy itself, or a C-contiguous copy, if it has the shape of the output that it is the gradient of."""
+def as_gradient(who: str, dy: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """dy itself, or a C-contiguous copy, if it has the shape and the dtype of the output that it is the gradient of."""
     if dy.shape != shape:
         raise ShapeError(f"{who}: dy has shape {dy.shape}, but the output of forward had {shape}. They must be equal.")
+    if dy.dtype != dtype:
+        raise DTypeError(f"{who}: dy is {dy.dtype}, but the output of forward was {dtype}. Convert with dy.astype('{dtype}').")
     return array_module(dy).ascontiguousarray(dy)
 
 

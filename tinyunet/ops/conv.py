@@ -71,7 +71,7 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
     """
     x, w, pad = ctx
     size, _, c_in, c_out = w.shape
-    dy = as_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out))
+    dy = as_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out), x.dtype)
     if size == 1:
         dx = dy @ w[0, 0].T
         dw = (x.reshape(-1, c_in).T @ dy.reshape(-1, c_out)).reshape(w.shape)

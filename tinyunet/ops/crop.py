@@ -5,7 +5,7 @@ Letters: N images, H x W the rows x columns of the up path's map, A x B those of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DTypeError, ShapeError
@@ -14,11 +14,12 @@ from tinyunet.shapes import Crop, center_crop
 
 
 class CropConcatContext(NamedTuple):
-    """Shapes and offsets; no pixel is needed to send a gradient to where it belongs."""
+    """Shapes, offsets and dtype; no pixel is needed to send a gradient to where it belongs."""
 
     crop: Crop
     up_shape: tuple[int, ...]  # (N, H, W, C_up)
     skip_shape: tuple[int, ...]  # (N, A, B, C_skip)
+    dtype: Any
 
 
 def crop_concat_forward(up: Array, skip: Array) -> tuple[Array, CropConcatContext]:
@@ -39,7 +40,7 @@ def crop_concat_forward(up: Array, skip: Array) -> tuple[Array, CropConcatContex
         raise DTypeError(f"crop_concat: up is {up.dtype} and skip is {skip.dtype}. Convert one of them.")
     crop = center_crop(skip.shape[1:3], up.shape[1:3])
     y = array_module(up).concatenate((up, skip[_window(crop, up.shape)]), axis=3)
-    return y, CropConcatContext(crop, up.shape, skip.shape)
+    return y, CropConcatContext(crop, up.shape, skip.shape, up.dtype)
 
 
 def crop_concat_backward(dy: Array, ctx: CropConcatContext) -> tuple[Array, Array]:
@@ -48,7 +49,7 @@ def crop_concat_backward(dy: Array, ctx: CropConcatContext) -> tuple[Array, Arra
     (N, H, W, C_up + C_skip) -> (N, H, W, C_up), (N, A, B, C_skip)
     """
     channels = ctx.up_shape[3]
-    dy = as_gradient("crop_concat", dy, (*ctx.up_shape[:3], channels + ctx.skip_shape[3]))
+    dy = as_gradient("crop_concat", dy, (*ctx.up_shape[:3], channels + ctx.skip_shape[3]), ctx.dtype)
     dskip = array_module(dy).zeros(ctx.skip_shape, dy.dtype)
     dskip[_window(ctx.crop, ctx.up_shape)] = dy[..., channels:]
     return dy[..., :channels].copy(), dskip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ConfigError
-from tinyunet.ops.contract import as_gradient
+from tinyunet.ops.contract import as_gradient, as_values
 
 
 class DropoutContext(NamedTuple):
@@ -16,6 +16,7 @@ class DropoutContext(NamedTuple):
 
     kept: Array  # bool, the shape of x
     rate: float
+    dtype: Any  # of x
 
 
 def dropout_forward(x: Array, rate: float, rng: np.random.Generator) -> tuple[Array, DropoutContext]:
@@ -24,15 +25,16 @@ def dropout_forward(x: Array, rate: float, rng: np.random.Generator) -> tuple[Ar
     any shape -> the same shape
 
     The division keeps the mean, so that prediction needs no factor. The draw is made on the host, so that one seed gives
-    one result on every backend.
+    one result on every backend. Rate 0 keeps everything, and draws nothing.
 
     Raises ConfigError for a rate outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ConfigError(f"dropout: rate is {rate}. Give at least 0 and less than 1.")
+    x = as_values("dropout", x)
     xp = array_module(x)
-    kept = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate)
-    return xp.where(kept, xp.ascontiguousarray(x) / (1 - rate), x.dtype.type(0)), DropoutContext(kept, rate)
+    kept = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate) if rate else xp.ones(x.shape, bool)
+    return xp.where(kept, x / (1 - rate), x.dtype.type(0)), DropoutContext(kept, rate, x.dtype)
 
 
 def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
@@ -40,5 +42,5 @@ def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
 
     any shape -> the same shape
     """
-    dy = as_gradient("dropout", dy, ctx.kept.shape)
+    dy = as_gradient("dropout", dy, ctx.kept.shape, ctx.dtype)
     return array_module(dy).where(ctx.kept, dy / (1 - ctx.rate), dy.dtype.type(0))

@@ -58,7 +58,7 @@ def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array,
     So dx sums to zero over each channel, and a bias in front of batch norm has no gradient.
     """
     x_hat, gamma, inv_std, _, _ = ctx
-    dy = as_gradient("batch_norm", dy, x_hat.shape)
+    dy = as_gradient("batch_norm", dy, x_hat.shape, x_hat.dtype)
     count = dy.shape[0] * dy.shape[1] * dy.shape[2]
     dgamma, dbeta = channel_sum(dy * x_hat), channel_sum(dy)
     dx = (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))
@@ -90,7 +90,7 @@ def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Arra
 
     (N, H, W, C) -> (N, H, W, C), (C,), (C,)
     """
-    dy = as_gradient("batch_norm", dy, ctx.x_hat.shape)
+    dy = as_gradient("batch_norm", dy, ctx.x_hat.shape, ctx.x_hat.dtype)
     return dy * ctx.slope, channel_sum(dy * ctx.x_hat), channel_sum(dy)
 
 

@@ -7,13 +7,13 @@ Letters: N images, H rows, W columns, C channels; top, bottom, left, right in pi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import as_gradient
+from tinyunet.ops.contract import as_gradient, as_map
 
 
 def mirror_index(start: int, stop: int, n: int) -> Array:
@@ -37,8 +37,8 @@ class MirrorPadContext(NamedTuple):
 
     rows: Array  # (top + H + bottom,) int64: source row of every padded row
     cols: Array  # (left + W + right,) int64
-    height: int  # H
-    width: int  # W
+    shape: tuple[int, ...]  # (N, H, W, C)
+    dtype: Any  # of x
 
 
 def mirror_pad_forward(x: Array, top: int, bottom: int, left: int, right: int) -> tuple[Array, MirrorPadContext]:
@@ -48,6 +48,7 @@ def mirror_pad_forward(x: Array, top: int, bottom: int, left: int, right: int) -
 
     Raises ShapeError for a negative amount or an empty image.
     """
+    x = as_map("mirror_pad", x)
     amounts = {"top": top, "bottom": bottom, "left": left, "right": right}
     if min(amounts.values()) < 0:
         raise ShapeError(f"mirror_pad: {amounts} has a negative amount. Slice the array to make it smaller.")
@@ -56,7 +57,7 @@ def mirror_pad_forward(x: Array, top: int, bottom: int, left: int, right: int) -
     cols = mirror_index(-left, width + right, width)
     xp = array_module(x)
     y = xp.take(xp.take(x, xp.asarray(rows), axis=1), xp.asarray(cols), axis=2)
-    return xp.ascontiguousarray(y), MirrorPadContext(rows, cols, height, width)
+    return xp.ascontiguousarray(y), MirrorPadContext(rows, cols, x.shape, x.dtype)
 
 
 def mirror_pad_backward(dy: Array, ctx: MirrorPadContext) -> Array:
@@ -66,8 +67,9 @@ def mirror_pad_backward(dy: Array, ctx: MirrorPadContext) -> Array:
 
     Padding copies pixels, so its adjoint adds the copies up: the border is folded back onto the image.
     """
-    dy = as_gradient("mirror_pad", dy, (dy.shape[0], len(ctx.rows), len(ctx.cols), dy.shape[3]))
-    return _fold(_fold(dy, ctx.rows, ctx.height, axis=1), ctx.cols, ctx.width, axis=2)
+    n, height, width, c = ctx.shape
+    dy = as_gradient("mirror_pad", dy, (n, len(ctx.rows), len(ctx.cols), c), ctx.dtype)
+    return _fold(_fold(dy, ctx.rows, height, axis=1), ctx.cols, width, axis=2)
 
 
 def _fold(dy: Array, source: Array, n: int, axis: int) -> Array:

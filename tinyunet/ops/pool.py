@@ -5,7 +5,7 @@ Letters: N images, H rows, W columns, C channels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
@@ -19,6 +19,7 @@ class MaxPoolContext(NamedTuple):
     """Which pixel of each window won is all that the gradient needs: one byte an output, not the input."""
 
     winner: Array  # (N, H/2, W/2, C) uint8: index into WINDOW
+    dtype: Any  # of x
 
 
 def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
@@ -42,7 +43,7 @@ def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
         wins = ~(rival.real <= y.real) & (y == y)  # "not <=" lets a NaN win, "y == y" lets it stay
         xp.copyto(y, rival, where=wins)
         winner[wins] = place
-    return y, MaxPoolContext(winner)
+    return y, MaxPoolContext(winner, x.dtype)
 
 
 def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
@@ -52,7 +53,7 @@ def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
 
     Written as every input pixel asking "was it me?", so that each is written once.
     """
-    dy = as_gradient("max_pool", dy, ctx.winner.shape)
+    dy = as_gradient("max_pool", dy, ctx.winner.shape, ctx.dtype)
     xp = array_module(dy)
     n, height, width, c = dy.shape
     dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinyunet.backend import Array, array_module
-from tinyunet.ops.contract import as_gradient
+from tinyunet.ops.contract import as_gradient, as_values
 
 
 class ReLUContext(NamedTuple):
     """One byte a value instead of four: the gradient needs the sign of x, not x."""
 
     positive: Array  # bool, the shape of x
+    dtype: Any  # of x
 
 
 def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
@@ -21,10 +22,9 @@ def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
 
     A NaN stays a NaN. Complex numbers, in complex-step checks, are compared by their real part.
     """
-    xp = array_module(x)
-    x = xp.ascontiguousarray(x)
+    x = as_values("relu", x)
     positive = ~(x.real <= 0)
-    return xp.where(positive, x, x.dtype.type(0)), ReLUContext(positive)
+    return array_module(x).where(positive, x, x.dtype.type(0)), ReLUContext(positive, x.dtype)
 
 
 def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
@@ -32,5 +32,5 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
 
     any shape -> the same shape
     """
-    dy = as_gradient("relu", dy, ctx.positive.shape)
+    dy = as_gradient("relu", dy, ctx.positive.shape, ctx.dtype)
     return array_module(dy).where(ctx.positive, dy, dy.dtype.type(0))

@@ -50,6 +50,6 @@ def upconv_backward(dy: Array, ctx: UpConvContext) -> tuple[Array, Array, Array]
     """
     x, w = ctx
     n, height, width, _ = x.shape
-    dy = as_gradient("upconv", dy, (n, 2 * height, 2 * width, w.shape[2]))
+    dy = as_gradient("upconv", dy, (n, 2 * height, 2 * width, w.shape[2]), x.dtype)
     rung = ladder.pick("upconv2x2", x, w)
     return rung.grad_x(dy, w), rung.grad_w(x, dy), channel_sum(dy)

@@ -27,6 +27,10 @@ ERRORS = {"hit": "#B5D3E7", "invented": "#E08214", "missed": "#0B2545", "unknown
 """Colours of `errors`. Lightness falls from background over hit and invented to missed: the worse, the darker."""
 
 
+MIXED = {"merged": YELLOW, "split": SKY}
+"""Outlines of predicted objects that are several true ones, or only a part of one. Drawn broader: seen without colour, too."""
+
+
 def description(figure: Figure) -> str:
     """The text alternative of a figure made here: what it shows, for readers who cannot see it."""
     return str(figure.get_label())

@@ -10,7 +10,7 @@ import numpy as np
 from tinyunet.backend import Array, to_numpy
 from tinyunet.data.sample import IGNORE
 from tinyunet.errors import DataError, ShapeError
-from tinyunet.plot.base import BLUE, ERRORS, OBJECTS, YELLOW, largest
+from tinyunet.plot.base import BLUE, ERRORS, MIXED, OBJECTS, YELLOW, largest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,6 +173,22 @@ def _error_kinds(prediction: Array, truth: Array) -> dict[str, Array]:
             "unknown": ~known, "background": known & ~found & ~there}  # fmt: skip
 
 
+def _mixed_up(prediction: Array, truth: Array) -> dict[str, Array]:
+    """Ids of predicted objects that hold more than half of each of several true ones ("merged"), and of those that lie by more
+    than half in a true one that holds several of them ("split")."""
+    both = (prediction > 0) & (truth > 0)
+    (i, j), overlap = np.unique(np.stack([truth[both], prediction[both]]), axis=1, return_counts=True)
+    half_of_true, half_of_predicted = (
+        2 * overlap > sizes[np.searchsorted(ids, of)]
+        for of, (ids, sizes) in ((i, np.unique(truth, return_counts=True)), (j, np.unique(prediction, return_counts=True)))
+    )
+    holders, held = np.unique(j[half_of_true], return_counts=True)
+    broken, pieces = np.unique(i[half_of_predicted], return_counts=True)
+    merged = holders[held > 1]
+    split = j[half_of_predicted & np.isin(i, broken[pieces > 1])]
+    return {"merged": merged, "split": np.setdiff1d(split, merged)}
+
+
 def _paint_errors(image: Array, kinds: Mapping[str, Array]) -> Array:
     """Flat colours, darkened by up to a tenth where the image is dark -> (H, W, 3)."""
     from matplotlib.colors import to_rgb
@@ -214,6 +230,9 @@ class Row(NamedTuple):
 def results(rows: Sequence[Row], title: str = "", side: float = 1.9) -> Figure:
     """What a network made of a few samples, one row each: image, truth, weight map, probability, outlines, errors.
 
+    Outlines of predicted objects are broad and coloured where one covers several true ones ("merged"), or where several share
+    a true one ("split"): pixels may be right and the count wrong. An object belongs to where more than half of it lies.
+
     The weight map is left out if no row has one. All rows share the colour scales, so that they can be compared.
     `side` is the width of a panel in inches.
 
@@ -249,7 +268,7 @@ def results(rows: Sequence[Row], title: str = "", side: float = 1.9) -> Figure:
     for c, name in enumerate(columns):
         figure.text((pad + c * (side + pad)) / width, 1 - (header - 0.14) / height, name, fontsize=11, va="center", color="0.25",
                     weight="bold")  # fmt: skip
-    top, shown = header, {}
+    top, shown, mixed = header, {}, []
     for row, image, size, h in zip(rows, images, sizes, heights, strict=True):
         top += caption
         panel = {name: place(c, top, side, h) for c, name in enumerate(columns)}
@@ -265,6 +284,10 @@ def results(rows: Sequence[Row], title: str = "", side: float = 1.9) -> Figure:
         shown["probability"] = _show(panel["probability"], to_numpy(row.probability), cmap="cividis")
         _show(panel["prediction"], image)
         _outline(panel["prediction"], prediction, "white", "black", "prediction", width=0.7)
+        mixed.append(_mixed_up(prediction, truth))
+        for name, ids in mixed[-1].items():
+            marked = np.where(np.isin(prediction, ids), prediction, 0)
+            _outline(panel["prediction"], marked, MIXED[name], "black", name, width=1.4)
         _show(panel["errors"], _paint_errors(image, kinds))
         wrong = kinds["invented"].sum() + kinds["missed"].sum()
         notes = {
@@ -290,7 +313,16 @@ def results(rows: Sequence[Row], title: str = "", side: float = 1.9) -> Figure:
     legend_at.set_axis_off()
     legend_at.legend(*_legend((k, ERRORS[k]) for k in kinds_shown), loc="upper left", fontsize=8, frameon=False, ncols=2,
                      borderaxespad=0.3, columnspacing=1.0)  # fmt: skip
-    scores = [f"{r.name or f'row {i}'}: {_scores(r)}" for i, r in enumerate(rows) if _scores(r)]
+    meaning = {"merged": "merged: several as one", "split": "split: one as several"}
+    if entries := [(meaning[name], color) for name, color in MIXED.items() if any(ids[name].size for ids in mixed)]:
+        legend_at = place(columns.index("prediction"), top, side, footer - 0.1)
+        legend_at.set_axis_off()
+        legend_at.legend(*_legend(entries), loc="upper left", fontsize=8, frameon=False, borderaxespad=0.3)
+    scores = []
+    for i, (row, found) in enumerate(zip(rows, mixed, strict=True)):
+        said = [_scores(row), *(f"{ids.size} {name}" for name, ids in found.items() if ids.size)]
+        if any(said):
+            scores.append(f"{row.name or f'row {i}'}: {', '.join(filter(None, said))}")
     figure.set_label(f"{len(rows)} samples, one a row, with {', '.join(columns)}. {'; '.join(scores)}".strip())
     return figure
 

@@ -1,0 +1,107 @@
+"""The catalogue: what every part of a U-Net must keep to, as data. Many mistakes that no gradient check can see break it.
+
+    for outcome in check_catalogue(["conv2d"]):
+        print(outcome.property.name, outcome.rung, outcome.error or "holds")
+
+`CATALOGUE` maps a subject, an op or another part, to its properties. One of an op takes the op as an argument, so that another
+implementation can be put in the place of ours:
+
+    mine = Op(my_conv_forward, my_conv_backward)
+    outcomes = [check_property(p, mine) for p in properties(["conv2d"])]
+
+`tinyunet check` does both on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+
+from tinyunet import ladder, ops
+from tinyunet.catalogue import (  # noqa: F401  each enters its properties
+    augment,
+    conv,
+    crop,
+    dropout,
+    loss,
+    metrics,
+    net,
+    norm,
+    optim,
+    pad,
+    pool,
+    relu,
+    tiling,
+    training,
+    upconv,
+    weight_map,
+)
+from tinyunet.catalogue.core import CATALOGUE, Draw, Kind, Op, Outcome, Property, check_property, properties
+from tinyunet.catalogue.laws import no_backward
+
+OPS: dict[str, Op] = {
+    "conv2d": Op(ops.conv2d_forward, ops.conv2d_backward),
+    "conv1x1": Op(ops.conv2d_forward, ops.conv2d_backward),
+    "upconv": Op(ops.upconv_forward, ops.upconv_backward),
+    "max_pool": Op(ops.max_pool_forward, ops.max_pool_backward),
+    "relu": Op(ops.relu_forward, ops.relu_backward),
+    "batch_norm": Op(ops.batch_norm_forward, ops.batch_norm_backward),
+    "batch_norm_eval": Op(ops.batch_norm_eval_forward, ops.batch_norm_eval_backward),
+    "dropout": Op(ops.dropout_forward, ops.dropout_backward),
+    "crop_concat": Op(ops.crop_concat_forward, ops.crop_concat_backward),
+    "mirror_pad": Op(ops.mirror_pad_forward, ops.mirror_pad_backward),
+    "softmax": Op(ops.softmax, no_backward),
+    "sigmoid": Op(ops.sigmoid, no_backward),
+    "softmax_cross_entropy": Op(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward),
+    "sigmoid_cross_entropy": Op(ops.sigmoid_cross_entropy_forward, ops.sigmoid_cross_entropy_backward),
+}
+"""Subject -> our implementation. A subject of the catalogue that is not here is no op."""
+
+SUBJECTS = tuple(dict.fromkeys((*OPS, *CATALOGUE)))
+"""All subjects, ops first."""
+
+LADDERS = {"conv2d": "conv3x3", "upconv": "upconv2x2"}
+"""Subject -> the ladder that its op picks a rung from."""
+
+
+def rungs_of(subject: str) -> tuple[str, ...]:
+    """The rungs that a subject is checked on; one without a name where there is no ladder."""
+    return ladder.rungs(LADDERS[subject]) if subject in LADDERS else ("",)
+
+
+def check_on_rung(prop: Property, rung: str = "", *, seed: int = 0, draws: int = 5) -> Outcome:
+    """Run one property of ours, on one rung of its op's ladder."""
+    with ladder.rung(**{LADDERS[prop.subject]: rung}) if rung else nullcontext():
+        return check_property(prop, OPS.get(prop.subject), rung=rung, seed=seed, draws=draws)
+
+
+def check_catalogue(
+    subjects: Iterable[str] | None = None, *, kinds: Iterable[Kind] | None = None, seed: int = 0, draws: int = 5
+) -> Iterator[Outcome]:
+    """Run every property of some subjects, or of all, on every rung; of some kinds, or of all.
+
+    Raises ConfigError for a subject that there is none of.
+    """
+    for subject in SUBJECTS if subjects is None else subjects:
+        for rung in rungs_of(subject):
+            for prop in properties([subject]):
+                if kinds is None or prop.kind in kinds:
+                    yield check_on_rung(prop, rung, seed=seed, draws=draws)
+
+
+__all__ = [
+    "CATALOGUE",
+    "LADDERS",
+    "OPS",
+    "SUBJECTS",
+    "Draw",
+    "Kind",
+    "Op",
+    "Outcome",
+    "Property",
+    "check_catalogue",
+    "check_on_rung",
+    "check_property",
+    "properties",
+    "rungs_of",
+]

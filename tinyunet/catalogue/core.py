@@ -1,0 +1,124 @@
+"""What a property is, how the numbers in it are drawn, and how it is run. The properties themselves stand in the files beside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from tinyunet.errors import CheckError, ConfigError
+
+T = TypeVar("T")
+
+Kind = Literal["reference", "gradient", "adjoint", "invariance", "convention", "contract"]
+"""reference: equals a loop or a trusted library. gradient: differences or a complex step. adjoint: <Ax, y> = <x, A'y>.
+invariance: a law that holds for any values. convention: a choice that is pinned (ties, order, offsets). contract: dtype,
+layout, purity, errors."""
+
+
+class Op(NamedTuple):
+    """A pair under test: y, ctx = forward(...); gradients = backward(dy, ctx)."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
+class Draw:
+    """Where a property gets its geometry and its values from.
+
+    Sizes are drawn by `integer` and `choice`; a test lets Hypothesis answer these, so that a failing case shrinks. Values come
+    from `rng`, seeded by one drawn integer: well-conditioned, and the same every time.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._source = rng
+        self.rng = np.random.default_rng(self.integer(0, 2**32 - 1))
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number, both ends included."""
+        return int(self._source.integers(low, high, endpoint=True))
+
+    def choice(self, options: Sequence[T]) -> T:
+        """One of several."""
+        return options[self.integer(0, len(options) - 1)]
+
+
+class Property(NamedTuple):
+    """One law of one part. `run(op, draw)` raises CheckError where it does not hold; op is None for what is no op."""
+
+    subject: str  # "conv2d", "weight_map", ...
+    name: str  # "adjoint_in_x"
+    kind: Kind
+    says: str  # the law in one sentence, as a student reads it
+    run: Callable[[Any, Draw], None]
+
+
+class Outcome(NamedTuple):
+    """What came of checking one property."""
+
+    property: Property
+    rung: str  # of the ladder, "" where there is none
+    error: str  # what is wrong, "" if the property holds
+    seconds: float
+
+
+CATALOGUE: dict[str, list[Property]] = {}
+"""subject -> its properties"""
+
+
+def holds(subject: str, kind: Kind) -> Callable[[Callable[[Any, Draw], None]], Callable[[Any, Draw], None]]:
+    """Enter a function into the catalogue; its name is the property's, the first line of its docstring is the law."""
+
+    def enter(run: Callable[[Any, Draw], None]) -> Callable[[Any, Draw], None]:
+        properties = CATALOGUE.setdefault(subject, [])
+        if not run.__doc__ or any(p.name == run.__name__ for p in properties):
+            raise ConfigError(f"catalogue: {subject}.{run.__name__} needs a docstring and a name of its own.")
+        properties.append(Property(subject, run.__name__, kind, run.__doc__.strip().splitlines()[0], run))
+        return run
+
+    return enter
+
+
+def require(law: bool | np.bool_, message: str) -> None:
+    """Raise CheckError unless a law holds. The message says what was found and what it should be."""
+    if not law:
+        raise CheckError(message)
+
+
+def require_close(what: str, found: Any, expected: Any, *, rtol: float = 1e-12, scale: float = 0.0) -> None:
+    """Raise CheckError unless two arrays agree within rtol of the largest expected value; names the worst entry.
+
+    scale is the size of what was added up, where that may be much larger than the sum.
+    """
+    found, expected = np.asarray(found), np.asarray(expected)
+    require(found.shape == expected.shape, f"{what} has shape {found.shape}, expected {expected.shape}")
+    if not expected.size:
+        return
+    gaps = np.abs(found - expected)
+    scale = max(float(np.abs(expected).max()), scale) or 1.0
+    if not gaps.max() <= rtol * scale:  # "not <=" so that a NaN fails
+        worst = np.unravel_index(int(np.nan_to_num(gaps, nan=np.inf).argmax()), gaps.shape)
+        index = ", ".join(str(int(i)) for i in worst)
+        raise CheckError(f"{what} is {found[worst]:.9g} at [{index}], expected {expected[worst]:.9g}")
+
+
+def check_property(prop: Property, op: Op | None = None, *, rung: str = "", seed: int = 0, draws: int = 5) -> Outcome:
+    """Run one property on several draws, until it fails. An exception of any kind is a failure."""
+    began, error = time.perf_counter(), ""
+    for k in range(draws):
+        try:
+            prop.run(op, Draw(np.random.default_rng((seed, k))))
+        except Exception as failure:  # a planted bug may raise anything
+            error = str(failure) if isinstance(failure, CheckError) else f"{type(failure).__name__}: {failure}"
+            break
+    return Outcome(prop, rung, error, time.perf_counter() - began)
+
+
+def properties(subjects: Iterable[str] | None = None) -> Iterator[Property]:
+    """All properties of some subjects, or of all; ConfigError for a subject that there is none of."""
+    for subject in CATALOGUE if subjects is None else subjects:
+        if subject not in CATALOGUE:
+            raise ConfigError(f"catalogue: there is no {subject!r}. There are: {', '.join(CATALOGUE)}.")
+        yield from CATALOGUE[subject]
