@@ -1,4 +1,6 @@
-"""Write the numbers of benchmarks/results into README.md, between its markers; `--check` only looks whether they are there.
+"""Write what is generated into the docs; `--check` only looks whether it is there.
+
+README.md gets the numbers of benchmarks/results between its markers, docs/properties.md the catalogue of properties.
 
     python benchmarks/docs.py
     python benchmarks/docs.py --check
@@ -8,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
 from pathlib import Path
 
+from common import RESULTS, fill
+
+from tinyunet.catalogue import CATALOGUE, LADDERS, SUBJECTS, rungs_of
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def numbers() -> str:
@@ -61,20 +64,30 @@ def numbers() -> str:
     return "\n".join(lines)
 
 
+def escaped(text: str) -> str:
+    """A bar in a sentence is no border of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def properties() -> str:
+    """Every law of the catalogue, by subject."""
+    count = sum(len(laws) for laws in CATALOGUE.values())
+    lines = [f"{count} properties of {len(SUBJECTS)} subjects."]
+    for subject in SUBJECTS:
+        rungs = f" Checked on every rung of its ladder: {', '.join(rungs_of(subject))}." if subject in LADDERS else ""
+        laws = CATALOGUE[subject]
+        lines += ["", f"## {subject}", "", f"{len(laws)} properties.{rungs}", ""]
+        lines += ["| property | kind | what must hold |", "| --- | --- | --- |"]
+        lines += [f"| `{p.name}` | {p.kind} | {escaped(p.says)} |" for p in laws]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if README.md does not hold these numbers")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a page is not up to date")
     args = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    pattern = re.compile(r"(<!-- numbers: begin -->\n).*?(\n<!-- numbers: end -->)", re.DOTALL)
-    if not pattern.search(text):
-        sys.exit("README.md has lost its markers <!-- numbers: begin --> and <!-- numbers: end -->.")
-    new = pattern.sub(lambda match: f"{match[1]}{numbers()}{match[2]}", text)
-    if args.check and new != text:
-        sys.exit("README.md does not hold the numbers of benchmarks/results. Run `python benchmarks/docs.py`.")
-    if not args.check:
-        readme.write_text(new)
+    fill(ROOT / "README.md", numbers(), args.check)
+    fill(ROOT / "docs" / "properties.md", properties(), args.check)
 
 
 if __name__ == "__main__":
