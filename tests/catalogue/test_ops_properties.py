@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyunet import ladder
-from tinyunet.catalogue import LADDERS, OPS, Draw, Op, check_property, properties, rungs_of
+from tinyunet.catalogue import LADDERS, OPS, Op, check_property, properties, rungs_of
 from tinyunet.catalogue import norm as norm_properties
 from tinyunet.catalogue.laws import LAWS
 from tinyunet.layers import BatchNorm
@@ -18,24 +18,13 @@ EVERY = [pytest.param(prop, rung, id=f"{prop.subject}-{prop.name}{'-' * bool(run
          for subject in SUBJECTS for rung in rungs_of(subject) for prop in properties([subject])]  # fmt: skip
 
 
-class HypothesisDraw(Draw):
-    """Geometry and the seed of the values are what Hypothesis says, so that a failing case shrinks."""
-
-    def __init__(self, data):
-        self._data = data
-        self.rng = np.random.default_rng(self.integer(0, 2**32 - 1))
-
-    def integer(self, low, high):
-        return self._data.draw(st.integers(low, high))
-
-
 @pytest.mark.parametrize(("prop", "rung"), EVERY)
 @settings(max_examples=6)
 @given(data=st.data())
-def test_our_op_keeps_the_property(prop, rung, data):
+def test_our_op_keeps_the_property(prop, rung, drawn_from, data):
     """The property holds, whatever the geometry and the values, on the rung."""
     with ladder.rung(**({LADDERS[prop.subject]: rung} if rung else {})):
-        prop.run(OPS.get(prop.subject), HypothesisDraw(data))
+        prop.run(OPS.get(prop.subject), drawn_from(data))
 
 
 # Every property has been seen to fail -------------------------------------------------------------------------------

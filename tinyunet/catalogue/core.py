@@ -100,8 +100,8 @@ def require_close(what: str, found: Any, expected: Any, *, rtol: float = 1e-12, 
     scale = max(float(np.abs(expected).max()), scale) or 1.0
     if not gaps.max() <= rtol * scale:  # "not <=" so that a NaN fails
         worst = np.unravel_index(int(np.nan_to_num(gaps, nan=np.inf).argmax()), gaps.shape)
-        index = ", ".join(str(int(i)) for i in worst)
-        raise CheckError(f"{what} is {found[worst]:.9g} at [{index}], expected {expected[worst]:.9g}")
+        where = f" at [{', '.join(str(int(i)) for i in worst)}]" if worst else ""
+        raise CheckError(f"{what} is {found[worst]:.9g}{where}, expected {expected[worst]:.9g}")
 
 
 def check_property(prop: Property, op: Op | None = None, *, rung: str = "", seed: int = 0, draws: int = 5) -> Outcome:

@@ -545,7 +545,7 @@ def same_seed_same_network(_: None, draw: Draw) -> None:
 
 @holds("init", "convention")
 def the_first_loss_is_that_of_guessing(_: None, draw: Draw) -> None:
-    """A network that knows nothing pays ln K for a pixel of weight 1: exactly with a head of zeros, of that order at the start."""
+    """A network that knows nothing pays ln K for a pixel of weight 1: exactly with a head of zeros, not far off at the start."""
     spec = UNetSpec(base=8, depth=1, classes=draw.integer(1, 4), padding="same")
     model, classes = UNet(spec, draw.rng).astype("float64"), max(spec.classes, 2)
     x = draw_image(spec, draw)

@@ -1,0 +1,298 @@
+"""Plant every bug of `tinyunet.bugs`, run every property of the catalogue against it, and write down who saw what.
+
+    python benchmarks/kill_matrix.py            some minutes on two cores
+    python benchmarks/kill_matrix.py --page     only write page and picture anew, from the results
+
+Writes results/kill_matrix.json, docs/kill_matrix.md and docs/kill_matrix.png. All properties count, of all parts. Those that
+never call the function that a bug is in cannot see it: a first run without bugs notes who calls what, and spares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: one thread a process
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from common import RESULTS, save
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import blended_transform_factory
+
+import tinyunet
+from tinyunet import rung
+from tinyunet.bugs import BUGS, plant
+from tinyunet.bugs.core import empty_caches, find
+from tinyunet.catalogue import CATALOGUE, Property, check_on_rung
+from tinyunet.plot import save as save_figure
+
+SOURCE = Path(tinyunet.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
+
+KINDS = ("gradient", "adjoint", "reference", "invariance", "convention", "contract")
+GRADIENT_CHECKS = ("differences", "complex_step")
+"""In the names of properties that compare backward with how forward changes, of an op or of the whole network."""
+
+TEXT = """# Who sees which bug
+
+`tinyunet.bugs` holds {total} bugs, each a change of a line or two; {shipped} of them were shipped by other projects, as they
+stand or in like manner. Each was planted by itself, and all {properties} properties of the catalogue were run against it.
+`benchmarks/kill_matrix.py` writes this page; a test fails if a bug is not seen by any property of the parts that it names.
+
+- Seen: {seen} of {total}. Not seen by anything: {survivors}.
+- {differentiable} bugs lie where there is a backward pass. A gradient check, which compares backward with how forward changes,
+  sees **{checked}** of them, {differences} by the differences that everyone uses and the others by complex steps or through the
+  whole network. Adjoints see {adjoint}. The other **{consistent}** get past both: forward and backward agree with each other and
+  not with the formula, or what is wrong is not the gradient.
+- The remaining {others} lie in data, tiles, training and metrics, where there is nothing to differentiate.
+- Seen by one kind of property alone: {only}.
+- Seen by a single property: {single}.
+
+![Bugs in rows, kinds of properties in columns, how many see the bug in each cell](kill_matrix.png)
+
+The kinds: *gradient*, differences, complex steps and what else holds for gradients; *adjoint*, <Ax, y> = <x, A'y>; *reference*,
+equal to a loop or to another library; *invariance*, a law that holds for any values; *convention*, a choice that is pinned;
+*contract*, dtypes, layouts, purity, errors.
+
+To see a bug, and to try it:
+
+```python
+from tinyunet.bugs import diff, plant
+
+print(diff("kernel_flipped"))
+with plant("kernel_flipped"):
+    ...  # whatever runs here has the bug
+```
+
+In the tables, *seen by* counts properties of all parts; *gradient check* and *adjoint* say whether one of these would have been
+enough.
+"""
+
+AREAS = {
+    "Convolution": ("conv2d", "conv1x1"),
+    "Up-convolution": ("upconv",),
+    "Max-pooling": ("max_pool",),
+    "ReLU": ("relu",),
+    "Batch norm": ("batch_norm", "batch_norm_eval", "batch_norm_layer"),
+    "Dropout": ("dropout",),
+    "Crop and concatenate": ("crop_concat",),
+    "Mirror padding": ("mirror_pad",),
+    "Loss": ("softmax_cross_entropy", "sigmoid_cross_entropy"),
+    "The network": ("unet", "init"),
+    "Tiles": ("tiling",),
+    "Augmentation": ("augment_tile", "elastic_field"),
+    "Weight map": ("weight_map",),
+    "Normalisation and splits": ("normalization", "splits"),
+    "Optimizers and schedules": ("optim", "schedule"),
+    "Training": ("training",),
+    "Metrics": ("metrics",),
+}
+"""Headings, and the subjects under them: a bug stands where the first subject that it names stands."""
+
+WITH_GRADIENTS = ("Convolution", "Up-convolution", "Max-pooling", "ReLU", "Batch norm", "Dropout", "Crop and concatenate",
+                  "Mirror padding", "Loss", "The network")
+"""Where there is a backward pass that a gradient check could look at."""
+
+Calls = dict[str, set[CodeType]]
+"""Property, as "subject.name" -> the code of tinyunet that it runs"""
+
+
+def properties() -> dict[str, Property]:
+    """Every property by "subject.name"."""
+    return {f"{subject}.{prop.name}": prop for subject, props in CATALOGUE.items() for prop in props}
+
+
+def calls_without_bug(rungs: dict[str, str]) -> Calls:
+    """Run every property on some rungs and note what it calls; ends the program if one fails."""
+    calls: Calls = {}
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if frame.f_code.co_filename.startswith(str(SOURCE)):
+            called.add(frame.f_code)
+
+    with rung(**rungs):
+        for name, prop in properties().items():
+            called = calls[name] = set()
+            empty_caches()  # what is remembered is not called
+            sys.setprofile(note)
+            outcome = check_on_rung(prop)
+            sys.setprofile(None)
+            if outcome.error:
+                raise SystemExit(f"Without any bug {name} fails: {outcome.error}. Mend it first.")
+    return calls
+
+
+def concerned(name: str, calls: Calls) -> list[str]:
+    """The properties that call what a bug changes; of a constant, anything in its file."""
+    places = [find(edit.where) for edit in BUGS[name].edits]
+    changed = {place.target.__code__ for place in places if place.target is not None}
+    files = {place.module.__file__ for place in places if place.target is None}
+    return [by for by, called in calls.items() if called & changed or any(code.co_filename in files for code in called)]
+
+
+def seen_by(name: str, candidates: list[str]) -> list[str]:
+    """Those of some properties that fail under a bug."""
+    every = properties()
+    with plant(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a bug may well divide by zero
+        return [by for by in candidates if check_on_rung(every[by]).error]
+
+
+def area_of(name: str) -> str:
+    """The heading that a bug stands under."""
+    return next(area for area, subjects in AREAS.items() if BUGS[name].subjects[0] in subjects)
+
+
+def measure(jobs: int) -> dict[str, Any]:
+    """Run everything that a bug can reach against it."""
+    began = time.perf_counter()
+    calls = {str(rungs): calls_without_bug(rungs) for rungs in _different(bug.rungs for bug in BUGS.values())}
+    print(f"{time.perf_counter() - began:6.0f} s  {len(properties())} properties hold without a bug", flush=True)
+    candidates = [concerned(name, calls[str(bug.rungs)]) for name, bug in BUGS.items()]
+    seen = {}
+    with ProcessPoolExecutor(jobs) as pool:
+        for name, tried, by in zip(BUGS, candidates, pool.map(seen_by, BUGS, candidates), strict=True):
+            seen[name] = by
+            print(f"{time.perf_counter() - began:6.0f} s  {name}: seen by {len(by)} of {len(tried)} that meet it", flush=True)
+    return {"properties": {name: prop.kind for name, prop in properties().items()}, "seen_by": seen}
+
+
+def _different(rungs: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    return list({str(one): one for one in rungs}.values())
+
+
+class Matrix:
+    """The results, as page and picture need them."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.kind: dict[str, str] = results["properties"]
+        self.seen_by: dict[str, list[str]] = {name: results["seen_by"][name] for name in BUGS}
+        self.areas = {area: [name for name in BUGS if area_of(name) == area] for area in AREAS}
+
+    def count(self, name: str, kind: str) -> int:
+        """How many properties of a kind see a bug."""
+        return sum(self.kind[by] == kind for by in self.seen_by[name])
+
+    def by_gradient_check(self, name: str, checks: tuple[str, ...] = GRADIENT_CHECKS) -> bool:
+        """Whether a gradient check of any sort, or of one, sees a bug."""
+        return any(check in by for by in self.seen_by[name] for check in checks)
+
+    def only(self, kind: str) -> list[str]:
+        """Bugs that one kind of property sees and no other."""
+        return [name for name, by in self.seen_by.items() if by and {self.kind[b] for b in by} == {kind}]
+
+
+def page(m: Matrix) -> str:
+    """docs/kill_matrix.md"""
+    differentiable = [name for area in WITH_GRADIENTS for name in m.areas[area]]
+    checked = [name for name in differentiable if m.by_gradient_check(name)]
+    adjoint = [name for name in differentiable if m.count(name, "adjoint")]
+    text = TEXT.format(
+        total=len(BUGS),
+        shipped=sum(bool(bug.shipped) for bug in BUGS.values()),
+        properties=len(m.kind),
+        seen=sum(map(bool, m.seen_by.values())),
+        survivors=", ".join(f"`{name}`" for name, by in m.seen_by.items() if not by) or "none",
+        differentiable=len(differentiable),
+        checked=len(checked),
+        differences=sum(m.by_gradient_check(name, ("differences",)) for name in checked),
+        adjoint=len(adjoint),
+        consistent=len(set(differentiable) - set(checked) - set(adjoint)),
+        others=len(BUGS) - len(differentiable),
+        only=", ".join(f"{kind} {len(m.only(kind))}" for kind in KINDS),
+        single=sum(len(by) == 1 for by in m.seen_by.values()),
+    )
+    lines = []
+    for area, names in m.areas.items():
+        lines += ["", f"## {area}", "", "| bug | what is wrong | seen by | gradient check | adjoint |"]
+        lines += ["| --- | --- | ---: | :---: | :---: |"]
+        for name in names:
+            shipped = f" *({BUGS[name].shipped})*" if BUGS[name].shipped else ""
+            alone = [("yes" if sees else "") for sees in (m.by_gradient_check(name), m.count(name, "adjoint"))]
+            lines.append(f"| `{name}` | {BUGS[name].says}{shipped} | {len(m.seen_by[name])} | {' | '.join(alone)} |")
+    return text + "\n".join(lines) + "\n"
+
+
+def picture(m: Matrix) -> Figure:
+    """Bugs in rows, kinds in columns; the darker a cell, the more properties see the bug."""
+    columns = _columns(m, 3)
+    rows = max(sum(len(names) + 1.6 for _, names in column) for column in columns)
+    figure, axes = plt.subplots(1, len(columns), figsize=(16, 0.185 * rows + 1.5), layout="constrained")
+    shades = mpl.colormaps["Blues"]  # one hue, light to dark: reads the same without colour
+    norm = LogNorm(1, max(m.count(name, kind) for name in BUGS for kind in KINDS) * 1.6)
+    for axis, column in zip(axes, columns, strict=True):
+        y = 0.0
+        beside = blended_transform_factory(axis.transAxes, axis.transData)
+        for area, names in column:
+            y += 1.5
+            axis.text(-0.02, y, area, transform=beside, ha="right", va="center", fontsize=8.5, fontweight="bold")
+            y += 0.1
+            for name in names:
+                y += 1
+                label = f"{name.replace('_', ' ')} {'●' if m.by_gradient_check(name) else '○'}"
+                axis.text(-0.02, y, label, transform=beside, ha="right", va="center", fontsize=7.5)
+                for x, kind in enumerate(KINDS):
+                    n = m.count(name, kind)
+                    colour = shades(0.15 + 0.8 * norm(n)) if n else "white"
+                    axis.add_patch(Rectangle((x, y - 0.5), 1, 1, facecolor=colour, edgecolor="#c8c8c8", linewidth=0.5))
+                    if n:
+                        ink = "white" if norm(n) > 0.5 else "black"
+                        axis.text(x + 0.5, y, str(n), ha="center", va="center", fontsize=7, color=ink)
+        axis.set(xlim=(-0.02, len(KINDS) + 0.02), ylim=(rows + 0.5, 0.3))
+        axis.set_xticks([x + 0.5 for x in range(len(KINDS))], KINDS, rotation=40, ha="left", fontsize=8.5)
+        axis.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False, labelleft=False, length=0)
+        axis.spines[:].set_visible(False)
+    seen = sum(map(m.by_gradient_check, BUGS))
+    figure.suptitle(
+        f"How many properties of each kind see each of {len(BUGS)} planted bugs\n"
+        f"●  a gradient check sees it ({seen})     ○  it does not ({len(BUGS) - seen})",
+        fontsize=11,
+    )
+    figure.set_label(
+        f"Table of {len(BUGS)} planted bugs by six kinds of properties. Each cell holds the number of properties that see the "
+        f"bug. A gradient check sees {seen} of them. The same is told in docs/kill_matrix.md."
+    )
+    return figure
+
+
+def _columns(m: Matrix, n: int) -> list[list[tuple[str, list[str]]]]:
+    """Areas in n columns of about equal height, in order."""
+    heights = {area: len(names) + 1.6 for area, names in m.areas.items()}
+    columns: list[list[tuple[str, list[str]]]] = [[] for _ in range(n)]
+    done = 0.0
+    for area, names in m.areas.items():
+        middle = done + heights[area] / 2
+        columns[min(n - 1, int(n * middle / sum(heights.values())))].append((area, names))
+        done += heights[area]
+    return columns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="only write page and picture anew")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    args = parser.parse_args()
+    if not args.page:
+        save("kill_matrix", measure(args.jobs))
+    matrix = Matrix(json.loads((RESULTS / "kill_matrix.json").read_text()))
+    (DOCS / "kill_matrix.md").write_text(page(matrix), encoding="utf-8")
+    save_figure(picture(matrix), DOCS / "kill_matrix.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
