@@ -69,6 +69,6 @@ def fill(page: Path, text: str, check: bool) -> None:
         sys.exit(f"{page} has lost its markers <!-- numbers: begin --> and <!-- numbers: end -->.")
     new = pattern.sub(lambda match: f"{match[1]}{text}{match[2]}", old)
     if check and new != old:
-        sys.exit(f"{page} does not hold the numbers of benchmarks/results. Run the script that writes it, with --docs where it measures too.")
+        sys.exit(f"{page} does not hold the numbers of benchmarks/results. Run the script that writes it.")
     if not check:
         page.write_text(new)

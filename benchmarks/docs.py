@@ -37,7 +37,8 @@ def numbers() -> str:
         r, a = real[name], real[name]["plain"]
         rows.append((
             f"{r['title']}, {r['images'][0]} images to train on, {r['images'][1]} held out",
-            f"{r['train_seconds'] / 60:.1f} min; IoU {a['mean_iou']:.3f}, SEG {a['seg']:.3f}, pixel error {a['pixel_error']:.3f}",
+            f"{r['train_seconds'] / 60:.1f} min; IoU {a['mean_iou']:.3f} (mean over images {a['mean_over_images']:.3f}), "
+            f"SEG {a['seg']:.3f}, pixel error {a['pixel_error']:.3f}",
         ))  # fmt: skip
     rows += [
         (
@@ -49,10 +50,17 @@ def numbers() -> str:
         ("share of a training step (base 16, depth 3) that augmentation takes", f"{step['augmentation_share']['share']:.0%}"),
         (f"weight map, 512x512 with {step['weight_map']['cells']} cells", f"{step['weight_map']['seconds'] * 1000:.0f} ms"),
         (
-            f"prediction of a 4096x4096 image (base {large['base']}, depth 3), budget {large['budget_mib']:.0f} MiB",
+            f"`tinyunet predict` of a 4096x4096 image, objects included (base {large['base']}, depth 3), "
+            f"budget {large['budget_mib']:.0f} MiB",
             f"{large['seconds']:.0f} s, peak {large['peak_mib']:.0f} MiB",
         ),
     ]
+    matrix = json.loads((RESULTS / "kill_matrix.json").read_text())
+    seen = matrix["seen_by"]
+    rows.append((
+        f"planted bugs that break one of {len(matrix['properties'])} properties",
+        f"{sum(map(bool, seen.values()))} of {len(seen)}",
+    ))  # fmt: skip
     lines = [
         f"Measured on {m['processor']}, {m['cores']} cores, with NumPy {m['numpy']} ({m['blas']}),",
         "by the scripts in `benchmarks/`:",

@@ -770,9 +770,11 @@ def test_names_that_the_system_refuses(main, monkeypatch, tmp_path, arguments, s
 
 
 @pytest.mark.parametrize(("error", "says"), [
-    (PermissionError(13, "Permission denied", "runs"), "error: runs: Permission denied. Check the name, and whether you may read"),
+    (PermissionError(13, "Permission denied", "runs"),
+        "error: runs: Permission denied. Check the name, and whether you may read"),
     (RuntimeError("Symlink loop from 'runs'"), "error: Symlink loop from 'runs'. Choose another path."),
-    (MemoryError("Unable to allocate 9 TiB"), "error: there is not enough memory (Unable to allocate 9 TiB). Use a smaller network"),
+    (MemoryError("Unable to allocate 9 TiB"),
+        "error: there is not enough memory (Unable to allocate 9 TiB). Use a smaller network"),
 ])  # fmt: skip
 def test_what_the_system_refuses_is_one_line(main, monkeypatch, error, says):
     """Permissions, loops of links and memory are no bugs of the program: no traceback."""

@@ -98,6 +98,21 @@ def test_a_folder_that_is_none(tmp_path, where):
         pytest.fail("the block must not run")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """A folder, a pipe, a device, and a link to one stay what they are: root could rename a file over /dev/null."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    before = sorted((p.name, p.lstat().st_mode, p.lstat().st_ino) for p in tmp_path.iterdir())
+    for name in ("folder", "pipe", "link"):
+        with pytest.raises(DataError) as caught, atomic_write(tmp_path / name):
+            pytest.fail("the block must not run")
+        text = f"{tmp_path / name}: cannot be written: it is a folder, a pipe or a device. Choose another name."
+        assert str(caught.value) == text
+    assert sorted((p.name, p.lstat().st_mode, p.lstat().st_ino) for p in tmp_path.iterdir()) == before
+
+
 def test_a_name_with_a_null(tmp_path):
     """No file can be called so: DataError, as for every other name that the system refuses."""
     with pytest.raises(DataError, match=r"cannot be written \(embedded null byte\)"), atomic_write(tmp_path / "a\0b"):

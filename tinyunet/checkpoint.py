@@ -136,7 +136,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise CheckpointError(f"{path}: the spec asks for {count_params(spec):,} parameters, the file holds fewer.")
         if odd := next((name for name, a in state.items() if a.dtype.kind != "f"), None):
             raise TypeError(f"{odd} is {state[odd].dtype}, not floating point")
-        if odd := next((name for name, a in state.items() if not np.isfinite(a).all()), None):  # every prediction would be class 0
+        if odd := next((name for name, a in state.items() if not np.isfinite(a).all()), None):  # all would be class 0
             raise CheckpointError(f"{path}: {odd} holds NaN or infinite numbers. Take an earlier checkpoint, or train again.")
         reading = about.get("reading", {})  # older files have none
         if not (isinstance(about["config"], dict) and isinstance(about["best"], dict | None) and isinstance(reading, dict)):

@@ -18,11 +18,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary file lies in the same folder (a rename is atomic only within a file system), is flushed to disk before the
     rename, and is removed if anything goes wrong. Its name keeps the ending, from which some libraries choose a format.
 
-    Raises DataError if the folder does not exist or cannot be written.
+    Raises DataError if the folder does not exist or cannot be written, and where something other than a file is there.
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a rename would put a file in the place of a device
+            raise DataError(f"{path}: cannot be written: it is a folder, a pipe or a device. Choose another name.")
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null byte, or what is no Unicode, in the name
         why = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be written ({why}). Does the folder exist? May you write there?") from error

@@ -651,3 +651,45 @@ def test_names_with_a_null(tmp_path):
     """No file can be called so."""
     with pytest.raises(DataError, match=r"cannot be written \(embedded null byte\)"):
         write_image(tmp_path / "a\0b.png", np.zeros((3, 4), np.uint8))
+
+
+def test_16_bit_colour_times_its_alpha(tmp_path, rng):
+    """Colours that the file has multiplied by its alpha channel: Pillow would cut all to 8 bits."""
+    path = tiff(tmp_path / "a.tif", rng.integers(0, 65536, (5, 6, 4)).astype(np.uint16), extra=(1,))
+    assert message(read_image, path) == (
+        f"read_image: {path} stores 16-bit colour as RGBa;16L, which Pillow cuts to 8 bits. Save it as 16-bit RGB PNG, or every "
+        "channel as a file of its own.")
+
+
+def test_an_image_that_does_not_fit_in_memory(tmp_path, monkeypatch):
+    """Too little memory is said with the file, and is no damage of it."""
+    write_image(tmp_path / "a.png", np.zeros((3, 4), np.uint8))
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_page", full)
+    assert message(read_image, tmp_path / "a.png") == (
+        f"read_image: {tmp_path}/a.png does not fit in memory. Cut it into parts.")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_stack])
+def test_a_header_that_claims_more_than_the_file_can_hold(tmp_path, read):
+    """Sizes below the limit, but beyond all packing of so few bytes, are refused before memory is taken for them."""
+    path = tiff(tmp_path / "a.tif", np.zeros((4, 4, 4), np.uint8), extra=(2,))
+    data = bytearray(path.read_bytes())
+    directory = struct.unpack("<I", data[4:8])[0] + 2
+    for entry in (directory, directory + 12):  # width and height, which come first
+        data[entry + 8:entry + 12] = struct.pack("<I", 30_000)
+    path.write_bytes(data)
+    assert message(read, path) == (
+        f"{read.__name__}: {path} says it is 30000x30000, 900000000 pixels, in {len(data)} bytes. It is damaged, or packed so as "
+        "to unpack without end. Export it again.")
+
+
+def test_an_empty_mask_packs_well(tmp_path):
+    """A large mask without a cell, in one bit a pixel, is honest: no other packs better."""
+    mask = np.zeros((4100, 4100), np.uint8)
+    Image.fromarray(mask).convert("1").save(tmp_path / "a.png")
+    assert mask.size / (tmp_path / "a.png").stat().st_size > 5000
+    assert not read_mask(tmp_path / "a.png").any()

@@ -918,3 +918,29 @@ def test_masks_in_half_precision(tmp_path):
     """float16 masks of whole numbers are labels like others: 2**31, which it does not know, makes no trouble."""
     np.savez(tmp_path / "x.npz", images=TWO[None], labels=TWO[None].astype(np.float16))
     np.testing.assert_array_equal(read_npz(tmp_path / "x.npz")[0].labels, TWO)
+
+
+def test_npz_of_numbers_that_are_no_grey_values(tmp_path):
+    """Complex numbers and texts are neither images nor masks."""
+    path = tmp_path / "x.npz"
+    np.savez(path, images=TWO[None].astype(complex), labels=TWO[None])
+    assert message(read_npz, path) == (
+        f"read_npz: image 0 of {path} is an array of complex128. An image is uint8, uint16 or float32.")
+    np.savez(path, images=TWO[None], labels=TWO[None].astype(str))
+    assert message(read_npz, path) == f"read_npz: mask 0 of {path} is an array of <U3. A mask holds integers."
+
+
+@pytest.mark.parametrize("label", [65536, 10**9, 10**30])
+def test_a_class_beyond_all_masks(tmp_path, label):
+    """A class number that nobody means is refused before a name is made for every class below it."""
+    root = folder(tmp_path, {"a": TWO})
+    assert message(read_folder, root, kind="classes", label_map={0: 0, 1: label}, error=ConfigError) == (
+        f"read_folder: label_map says 1: {label}, and classes end at 65535. Number them 0, 1, 2, ...")
+
+
+def test_a_label_map_without_end():
+    """Numbers that Python would not even read are no label map, and the message quotes little of them."""
+    for text in ("1" * 5000 + ":0", "0:" + "1" * 5000, "x" * 5000):
+        said = message(parse_label_map, text, error=ConfigError)
+        assert "is not VALUE:CLASS. Write it like 0:0,255:1 or 0:0,1:1,255:ignore." in said
+        assert len(said) < 600

@@ -1,5 +1,6 @@
 """Weight maps: against loops over all cells, closed forms, and symmetries; and the cache on disk."""
 
+import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +181,7 @@ def test_class_weights_by_hand():
     """6 background, 2 cell, ignored pixels not counted: 8 / (2 * 6) and 8 / (2 * 2)."""
     labels = np.array([[0, 0, 0, 0, 0], [0, 1, 1, IGNORE, IGNORE]])
     np.testing.assert_allclose(class_weights([labels]), [2 / 3, 2])
+    np.testing.assert_array_equal(class_weights([np.zeros((2, 3), int)]), [1.0])
 
 
 @given(st.integers(1, 5), st.integers(0, 1000))
@@ -331,11 +333,38 @@ def test_labels_alone_give_the_class_balance():
     assert falk[2, 2] == np.float32(0.1 + 0.9 * math.exp(-1 / 200))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_mask_is_two_classes(preset):
+    """Labels may be bool: False is class 0, True class 1."""
+    instances = two_discs()
+    np.testing.assert_array_equal(weight_map(None, instances > 0, preset), weight_map(None, np.minimum(instances, 1), preset))
+
+
+def test_without_instances_labels_are_the_cells():
+    """The zone around cells is that of the labels, of every class, and nothing is said of distances."""
+    instances = two_discs()
+    parts = weight_parts(None, np.minimum(instances, 1), "falk2019")
+    np.testing.assert_array_equal(parts.w, weight_parts(instances, preset="falk2019").w_c)
+    for distance in (parts.d1, parts.d2):
+        np.testing.assert_array_equal(distance, np.full(instances.shape, np.inf, np.float32), strict=True)
+
+
+def test_a_small_border_is_one_and_none_is_none():
+    """A w0 below 1 counts like any other; with 0 nothing is measured."""
+    instances = two_discs()
+    half, one, none = (weight_parts(instances, preset=WeightMap(w0=w0)) for w0 in (0.5, 1, 0))
+    assert half.border.any()
+    np.testing.assert_array_equal(2 * half.border, one.border)
+    assert not none.border.any()
+    assert np.isinf(none.d1).all()
+
+
 def test_class_weights_of_the_whole_set_replace_those_of_the_image():
     """Given weights are looked up by class; ignored pixels stay at 0."""
     labels = np.array([[0, 1, 2, IGNORE]])
     w = weight_map(None, labels, class_weights=np.array([0.5, 3, 7]))
     np.testing.assert_array_equal(w, [[0.5, 3, 7, 0]])
+    np.testing.assert_array_equal(weight_map(None, labels, class_weights=[1, 0, 2]), [[1, 0, 2, 0]])
 
 
 def test_balance_none_leaves_the_border_alone():
@@ -443,6 +472,24 @@ def test_cache_files_are_ordinary_npy_files(tmp_path):
     np.testing.assert_array_equal(np.load(file), w)
 
 
+def test_cache_files_have_the_same_name_everywhere(tmp_path):
+    """A name depends on what it stands for alone, not on the process: it finds the files of an earlier run, and of others."""
+    cached_weight_map(np.array([[0, 1, 2]], np.int32), folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert file.name == "weights-c7a451766a28796466331070c25a75fa.npy"
+
+
+def test_a_cache_file_is_never_unpickled(tmp_path):
+    """Reading a pickle runs what is in it; the checksum keeps away damage, not intent."""
+    cached_weight_map(CELLS, folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    content = io.BytesIO()
+    np.save(content, np.array([{}], object), allow_pickle=True)
+    file.write_bytes(content.getvalue() + module._checksum(content.getvalue()))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        cached_weight_map(CELLS, folder=tmp_path)
+
+
 @pytest.mark.parametrize("damage", [
     lambda b: b"", lambda b: b"\0" * 4, lambda b: b[:50], lambda b: b[:-1], lambda b: b + b"x",
     lambda b: b[:2000] + bytes([b[2000] ^ 1]) + b[2001:], lambda b: b.replace(b"(61, 80)", b"(80, 61)"),
@@ -509,10 +556,15 @@ CELLS = np.array([[0, 1], [2, 0]])
     (lambda: weight_map(None), DataError, "weight_map: neither instances nor labels"),
     (lambda: weight_map(CELLS, preset="unet"), ConfigError, "no preset 'unet'. Take one of ronneberger2015, falk2019"),
     (lambda: weight_map(CELLS, CELLS[:1]), ShapeError, r"instances \(2, 2\) and labels \(1, 2\) differ in shape"),
-    (lambda: weight_map(None, CELLS, class_weights=np.ones(2)), DataError, "label 2 has no weight: class_weights has 2"),
+    (lambda: weight_map(None, CELLS, class_weights=np.ones(2)), DataError,
+     r"label 2 has no weight: class_weights has 2 \(0 to 1\)\. Give one weight for each class"),
+    (lambda: weight_map(None, CELLS, class_weights=np.ones((1, 3))), DataError, r"class_weights \[\[1.0, 1.0, 1.0\]\] must be one number"),
+    (lambda: weight_map(None, CELLS, class_weights=[1, math.inf, 1]), DataError, "one number of at least 0 per class"),
     (lambda: weight_map(None, CELLS, class_weights=-np.ones(3)), DataError, "one number of at least 0 per class"),
     (lambda: cached_weight_map(None, folder="."), DataError, "cached_weight_map: neither instances nor labels"),
     (lambda: WeightMap(w0=-1), ConfigError, "WeightMap: w0 -1 must be a number of at least 0"),
+    (lambda: WeightMap(w0=math.inf), ConfigError, "WeightMap: w0 inf must be a number of at least 0"),
+    (lambda: WeightMap(sigma=math.inf), ConfigError, "WeightMap: sigma inf must be a positive number of pixels"),
     (lambda: WeightMap(sigma=0), ConfigError, "WeightMap: sigma 0 must be a positive number of pixels"),
     (lambda: WeightMap(sigma1=math.nan), ConfigError, "WeightMap: sigma1 nan must be"),
     (lambda: WeightMap(balance="equal"), ConfigError, "balance 'equal' is none of 'frequency', 'distance', 'none'"),

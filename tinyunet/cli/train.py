@@ -262,7 +262,8 @@ def _check_memory(needed: int, remedy: str) -> None:
         return
     if needed > there:
         raise ConfigError(
-            f"train: a step takes {needed / shapes.MIB:,.0f} MiB, and this machine has {there / shapes.MIB:,.0f} MiB. Use {remedy}."
+            f"train: a step takes {needed / shapes.MIB:,.0f} MiB, and this machine has {there / shapes.MIB:,.0f} MiB. "
+            f"Use {remedy}."
         )
 
 

@@ -44,6 +44,10 @@ MAX_PIXELS = 2**30
 warns from 89 million pixels, too few for microscopy, where 20000 x 20000 is an honest slide; ours is 1 GiB of 8-bit
 grey."""
 
+CLAIMED, EMPTIEST = 2**24, 10_000
+"""A page of more pixels than 4096 x 4096 must have a byte for every ten thousand of them. Deflate packs an empty 1-bit mask
+eight thousand to one, and can do no better; a file that claims more has a damaged header. The numbers are ours."""
+
 DENSEST = 100
 """Pixels a byte of a stack, which may have more than `MAX_PIXELS` if its file is as large as that. Images are packed ten to
 one at most, masks a hundred to one, and bombs a thousand to one. The number is ours."""
@@ -207,6 +211,9 @@ def _small_enough(im: ImageFile, path: Path, who: str) -> None:
         raise DataError(f"{who}: {path} says it is {h}x{w}, {w * h} pixels; the limit is {MAX_PIXELS}, against files "
                         f"that unpack without end. Cut it into parts, or raise tinyunet.data.images.MAX_PIXELS if it "
                         f"is true.")
+    if w * h > max(CLAIMED, EMPTIEST * path.stat().st_size):
+        raise DataError(f"{who}: {path} says it is {h}x{w}, {w * h} pixels, in {path.stat().st_size} bytes. It is damaged, or "
+                        f"packed so as to unpack without end. Export it again.")
 
 
 def _pages(im: ImageFile) -> int:

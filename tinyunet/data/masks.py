@@ -15,7 +15,7 @@ import numpy as np
 from tinyunet.backend import Array
 from tinyunet.data.instances import components
 from tinyunet.data.sample import IGNORE, Dataset, Sample, counted
-from tinyunet.errors import ConfigError, DataError
+from tinyunet.errors import ConfigError, DataError, shown
 
 Kind: TypeAlias = Literal["binary", "classes", "instances"]
 """What the numbers of a mask are: background and one class; a class each; an object each."""
@@ -28,6 +28,10 @@ MANY = 32
 
 FEW = 8
 """More unnamed numbers than this, and nobody meant them: the mask is damaged, not the label map. The number is ours."""
+
+LAST = 65535
+"""The highest class: a network has a channel, and a data set a name, for every class up to it. The number is ours, that of
+16-bit masks."""
 
 PIECES, SHARE, AT_LEAST = 3, 1 / 3, 3
 """When the ids of a mask are no objects: at least 3 of them, and more than a third, lie in 3 or more pieces each.
@@ -61,13 +65,13 @@ def parse_label_map(text: str) -> dict[int, int | Literal["ignore"]]:
     """
     out: dict[int, int | Literal["ignore"]] = {}
     for item in text.split(","):
-        found = re.fullmatch(r"\s*(-?\d+)\s*:\s*(\d+|ignore)\s*", item)
+        found = re.fullmatch(r"\s*(-?\d{1,19})\s*:\s*(\d{1,19}|ignore)\s*", item)  # 64 bits
         if found is None:
-            raise ConfigError(f"label map: {item.strip()!r} in {text!r} is not VALUE:CLASS. Write it like 0:0,255:1 or "
-                              f"0:0,1:1,255:ignore.")
+            raise ConfigError(f"label map: {shown(item.strip())} in {shown(text)} is not VALUE:CLASS. Write it like 0:0,255:1 "
+                              f"or 0:0,1:1,255:ignore.")
         value = int(found[1])
         if value in out:
-            raise ConfigError(f"label map: {text!r} names {value} twice. Keep one.")
+            raise ConfigError(f"label map: {shown(text)} names {value} twice. Keep one.")
         out[value] = "ignore" if found[2] == "ignore" else int(found[2])
     return out
 
@@ -167,6 +171,8 @@ def _check_options(who: str, kind: str, label_map: LabelMap | None, class_names:
         if not isinstance(value, int) or not (label == "ignore" or (isinstance(label, int) and label >= 0)):
             raise ConfigError(f'{who}: label_map says {value!r}: {label!r}. It maps integers to classes 0, 1, ... or '
                               f'to "ignore".')
+        if label != "ignore" and label > LAST:
+            raise ConfigError(f"{who}: label_map says {value}: {label}, and classes end at {LAST}. Number them 0, 1, 2, ...")
         if kind == "instances" and instances != "components" and label not in (0, "ignore"):
             raise ConfigError(f'{who}: label_map says {value}: {label}, and in instance masks every number is an '
                               f'object. Map to 0 or "ignore" only; or take pieces as objects with '

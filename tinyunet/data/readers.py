@@ -22,16 +22,20 @@ to read in the first layer, and the same answer. If one image of the set is colo
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from tinyunet.backend import Array
+from tinyunet.data import images as pictures
 from tinyunet.data.images import (
     SUFFIXES,
     image_array,
@@ -43,15 +47,30 @@ from tinyunet.data.images import (
 )
 from tinyunet.data.masks import Kind, LabelMap, Pair, assemble, is_grey, parse_label_map, size_of
 from tinyunet.data.sample import Dataset, counted
-from tinyunet.errors import ConfigError, DataError
+from tinyunet.errors import ConfigError, DataError, TinyUNetError, short
 
-__all__ = ["FORMATS", "Kind", "LabelMap", "parse_label_map", "read_ctc", "read_dataset", "read_dsb2018", "read_folder",
-           "read_isbi2012", "read_npz", "read_tiff_pair"]
+__all__ = ["FORMATS", "Kind", "LabelMap", "options_taken", "parse_label_map", "read_ctc", "read_dataset", "read_dsb2018",
+           "read_folder", "read_isbi2012", "read_npz", "read_tiff_pair"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Reader = TypeVar("Reader", bound=Callable[..., Any])
+
+
+def _reader(read: Reader) -> Reader:
+    """What the operating system refuses (a folder without permission, a name too long) leaves a reader as a DataError."""
+    @functools.wraps(read)
+    def reader(*args: Any, **options: Any) -> Any:
+        try:
+            return read(*args, **options)
+        except OSError as error:
+            raise DataError(f"{read.__name__}: {error.filename or 'a file'} cannot be read ({error.strerror or error}). Check "
+                            f"its name and permissions.") from error
+    return cast(Reader, reader)
+
 
 # Data sets of your own
 
+@_reader
 def read_folder(
     images: PathLike, masks: PathLike | None = None, *, kind: Kind = "binary", label_map: LabelMap | None = None,
     class_names: Sequence[str] | None = None, instances: Literal["ids", "components"] | None = None,
@@ -83,6 +102,7 @@ def read_folder(
     return assemble(pairs, name, who, kind, label_map, class_names, instances, partial)
 
 
+@_reader
 def read_tiff_pair(
     images: PathLike, masks: PathLike, *, kind: Kind = "binary", label_map: LabelMap | None = None,
     class_names: Sequence[str] | None = None, instances: Literal["ids", "components"] | None = None,
@@ -97,6 +117,7 @@ def read_tiff_pair(
                      instances, partial)
 
 
+@_reader
 def read_npz(
     path: PathLike, *, kind: Kind = "binary", label_map: LabelMap | None = None,
     class_names: Sequence[str] | None = None, instances: Literal["ids", "components"] | None = None,
@@ -142,6 +163,7 @@ def read_npz(
 
 # Data sets of the field
 
+@_reader
 def read_isbi2012(root: PathLike) -> Dataset:
     """The training slices of the ISBI 2012 EM challenge -> Dataset: membrane 0, cell interior 1.
 
@@ -166,6 +188,7 @@ def read_isbi2012(root: PathLike) -> Dataset:
     return assemble(pairs, root.name, who, "binary", {0: 0, 255: 1}, ("membrane", "cell"), "components", False)
 
 
+@_reader
 def read_ctc(root: PathLike, sequence: str = "01", source: str = "GT", *, partial: bool = False) -> Dataset:
     """One sequence of a 2-D Cell Tracking Challenge set -> Dataset of the frames that have a mask; kind is "instances".
 
@@ -200,6 +223,7 @@ def read_ctc(root: PathLike, sequence: str = "01", source: str = "GT", *, partia
                       for name, frame, mask in pairs), root.name, who, "instances", None, None, "ids", partial)
 
 
+@_reader
 def read_dsb2018(root: PathLike) -> Dataset:
     """Nuclei of the Data Science Bowl 2018 -> Dataset; kind is "instances".
 
@@ -262,6 +286,7 @@ FORMATS: dict[str, Callable[..., Dataset]] = {
 """The names that `read_dataset` knows. Options go to the reader of that name."""
 
 
+@_reader
 def read_dataset(path: PathLike, format: str = "auto", **options: Any) -> Dataset:
     """Whatever lies at `path` -> Dataset; `options` go to the reader that fits.
 
@@ -273,20 +298,19 @@ def read_dataset(path: PathLike, format: str = "auto", **options: Any) -> Datase
         dsb2018    folders with images/ and masks/ in them; or images/ and masks/ in a folder with "dsb" in its name
         folder     images/ and masks/ and the like; pairs side by side; or the option masks="folder"
 
-    A folder's name counts only if the options leave it to: isbi2012 takes none, and dsb2018 only kind="instances", which says
-    what it is anyway (as it does for ctc). With others, it is a plain folder that happens to be called so.
+    A folder's name counts only if the options leave it to: isbi2012 takes none, and dsb2018 only kind="instances" and
+    with it instances="ids", which say what it is anyway (as they do for ctc). With others, it is a plain folder that happens
+    to be called so.
 
     ConfigError: an unknown format, or an option that its reader does not take. DataError: nothing there, or nothing fits.
     """
     path = Path(path)
-    if format != "auto" and format not in FORMATS:
-        raise ConfigError(f"read_dataset: there is no format {format!r}. Use auto or one of {', '.join(FORMATS)}.")
-    if not path.exists():
-        raise DataError(f"read_dataset: there is no file or folder {path}. Check the name.")
-    reader = FORMATS[_detect(path, options) if format == "auto" else format]
+    reader = _reader_for(path, format, options)
     if reader in (read_ctc, read_dsb2018) and options.get("kind") == "instances":
         del options["kind"]
-    takes = list(inspect.signature(reader).parameters)[1:]
+        if options.get("instances") == "ids":
+            del options["instances"]
+    takes = _takes(reader)
     if unknown := sorted(set(options) - set(takes)):
         raise ConfigError(f"read_dataset: {reader.__name__}, which reads {path}, has no option {', '.join(unknown)}. "
                           f"It takes {', '.join(takes) or 'none'}.")
@@ -294,6 +318,24 @@ def read_dataset(path: PathLike, format: str = "auto", **options: Any) -> Datase
         raise ConfigError(f"read_dataset: {path} is a TIFF without its masks. Give a TIFF of as many pages as "
                           f"masks=... (command line: --masks FILE).")
     return reader(path, **options)
+
+
+@_reader
+def options_taken(path: PathLike, format: str = "auto", **options: Any) -> list[str]:
+    """Names of the options that `read_dataset` could be given besides these. Raises as it does for an unknown format or path."""
+    return _takes(_reader_for(Path(path), format, options))
+
+
+def _reader_for(path: Path, format: str, options: Mapping[str, Any]) -> Callable[..., Dataset]:
+    if format != "auto" and format not in FORMATS:
+        raise ConfigError(f"read_dataset: there is no format {format!r}. Use auto or one of {', '.join(FORMATS)}.")
+    if not path.exists():
+        raise DataError(f"read_dataset: there is no file or folder {path}. Check the name.")
+    return FORMATS[_detect(path, options) if format == "auto" else format]
+
+
+def _takes(reader: Callable[..., Dataset]) -> list[str]:
+    return list(inspect.signature(reader).parameters)[1:]
 
 
 def _detect(path: Path, options: Mapping[str, Any]) -> str:
@@ -304,6 +346,8 @@ def _detect(path: Path, options: Mapping[str, Any]) -> str:
             return "tiff"
         raise DataError(f"read_dataset: {path} is neither .npz nor .tif. Give a folder, an .npz file, or a multi-page "
                         f"TIFF and its masks.")
+    if not path.is_dir():
+        raise DataError(f"read_dataset: {path} is a pipe or a device. Give a folder or a file.")
     if "masks" in options:
         return "folder"
     names, title = {entry.name for entry in path.iterdir()}, path.resolve().name.lower()
@@ -312,7 +356,8 @@ def _detect(path: Path, options: Mapping[str, Any]) -> str:
         return "isbi2012"
     if any(re.fullmatch(r"\d\d", name) and {f"{name}_GT", f"{name}_ST"} & names for name in names):
         return "ctc"
-    if "dsb" in title and {"images", "masks"} <= names and options in ({}, {"kind": "instances"}):
+    if "dsb" in title and {"images", "masks"} <= names and options in (
+            {}, {"kind": "instances"}, {"kind": "instances", "instances": "ids"}):
         return "dsb2018"
     if _subfolders(path, IMAGE_FOLDERS) and _subfolders(path, MASK_FOLDERS):
         return "folder"
@@ -387,6 +432,9 @@ def _image_and_mask_files(images: PathLike, masks: PathLike | None, who: str) ->
         raise DataError(f"{who}: {root} has no images/ and masks/ in it, and none of its files is named as a mask "
                         f"(a.png and a_mask.png). Give both folders: read_folder(images, masks) (command line: IMAGES "
                         f"--masks FOLDER).")
+    if len(marked) == len(found):
+        raise DataError(f"{who}: {root} holds masks alone, by their names: {_some(file.name for file in marked)}. Put the image "
+                        f"of a_mask.png beside it as a.png.")
     return [file for file in found if file not in marked], marked, root.name
 
 
@@ -433,20 +481,41 @@ def _content(folder: Path) -> str:
 
 
 def _load_npz(path: Path, who: str) -> dict[str, Array]:
+    """The arrays of an .npz file: a zip archive of .npy files. What it claims is checked before memory is taken for it."""
     if not path.is_file():
         raise DataError(f"{who}: there is no file {path}. Check the name.")
+    with path.open("rb") as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            raise DataError(f"{who}: {path} is a single array. Save images and labels: np.savez(path, images=..., labels=...).")
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.ndarray):
-                return {name: archive[name] for name in archive.files}
-    except Exception as error:  # OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error
-        if "allow_pickle" in str(error):
-            raise DataError(f"{who}: {path} holds pickled objects (or is no .npz file), and those can run code, so "
-                            f"they are not loaded. Save plain arrays: np.savez(path, images=..., "
-                            f"labels=...).") from error
-        raise DataError(f"{who}: {path} is damaged or no .npz file ({error}). Save it again.") from error
-    raise DataError(f"{who}: {path} is a single array. Save images and labels: np.savez(path, images=..., labels=...).")
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            size, limit = sum(info.file_size for info in members.values()), 4 * pictures.MAX_PIXELS
+            if size > max(limit, 4 * pictures.DENSEST * path.stat().st_size):
+                raise DataError(f"{who}: {path} says that it unpacks to {size} bytes; the limit is {limit}, against files that "
+                                f"unpack without end. Cut it into parts, or raise tinyunet.data.images.MAX_PIXELS if it is true.")
+            return {name: _member(archive, info, f"{name} in {path}", who) for name, info in members.items()}
+    except TinyUNetError:
+        raise
+    except Exception as error:  # OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
+        raise DataError(f"{who}: {path} is damaged or no .npz file ({short(error)}). Save it again.") from error
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, who: str) -> Array:
+    """One array of an archive."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in headers:  # 3 is for columns with names beyond Latin-1
+            raise DataError(f"{who}: {where} is no plain array. Save numbers: np.savez(path, images=..., labels=...).")
+        shape, _, dtype = headers[version](file)
+    if dtype.hasobject:
+        raise DataError(f"{who}: {where} holds pickled objects, and those can run code, so they are not loaded. Save plain "
+                        f"arrays: np.savez(path, images=..., labels=...).")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > info.file_size:
+        raise DataError(f"{who}: {where} says it is {dtype} {shape}, and has {info.file_size} bytes. Save it again.")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _one_of(arrays: Mapping[str, Array], names: Sequence[str], path: Path, who: str, needed: bool = True) -> Any:
