@@ -23,6 +23,7 @@ import numpy as np
 from common import in_fresh_process, peak_mib, save
 
 import tinyunet as tu
+from tinyunet import parallel
 from tinyunet.data.augment import augment_tile
 from tinyunet.data.images import write_image
 from tinyunet.data.weight_map import separate
@@ -55,7 +56,7 @@ def training_step(base: int, size: int, repeats: int) -> dict[str, Any]:
         model.zero_grad()
 
     seconds = median(step, repeats)
-    predicted = tu.shapes.training_bytes(spec, size) / tu.shapes.MIB
+    predicted = tu.shapes.training_bytes(spec, size, threads=parallel.count()) / tu.shapes.MIB
     return {"base": base, "size": size, "seconds": seconds, "peak_mib": peak_mib(), "planned_mib": predicted}
 
 

@@ -21,30 +21,33 @@ ALLOWED = {
     "backend": "errors",
     "files": "errors",
     "signals": "",
+    "parallel": "errors backend",
+    "cuda": "errors files",
     "ladder": "errors backend",
-    "rungs": "errors backend ladder",
-    "ops": "errors backend ladder rungs shapes",
+    "rungs": "errors backend parallel ladder",
+    "ops": "errors backend parallel ladder rungs shapes",
     "init": "backend",
     "layers": "errors backend ops init",
     "unet": "errors backend spec shapes ops layers",
     "exchange": "errors backend ops layers unet",
-    "optim": "errors backend",
+    "optim": "errors backend parallel",
+    "planner": "backend spec shapes ladder rungs",
     "bugs": "errors ladder",  # by name it reaches every module, to change the code in it
     "check": "errors backend ladder ops layers",
     "data": "errors backend files ops",
     "metrics": "errors backend data",
-    "inference": "errors backend spec shapes ops unet data",
+    "inference": "errors backend parallel spec shapes ops unet data",
     "evaluation": "backend unet data metrics inference",
     "checkpoint": "errors backend files spec shapes unet optim data metrics inference evaluation",
-    "plot": "errors backend files spec shapes unet data metrics",
+    "plot": "errors backend files spec shapes cuda unet data metrics",
     "train": "errors backend files signals spec shapes ops unet optim data metrics inference evaluation checkpoint",
     "config": "errors files spec data train",
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train config",
     "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "
     "data metrics inference evaluation checkpoint plot train config",
-    "tinyunet": "errors ladder spec shapes ops unet exchange optim "  # public names
+    "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train",
-    "cli": "tinyunet errors backend files signals spec shapes unet check "
+    "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
     "data metrics inference evaluation checkpoint plot train config demo catalogue",
     "__main__": "cli",
 }
@@ -52,7 +55,8 @@ ALLOWED = {
 # Which parts may import which library. NumPy and the standard library are free to all.
 LIBRARIES = {
     "cupy": "backend",
-    "scipy": "data metrics inference catalogue",
+    "scipy": "data metrics inference catalogue planner",
+    "threadpoolctl": "parallel",
     "PIL": "data",
     "matplotlib": "plot",
     "safetensors": "checkpoint",

@@ -3,6 +3,8 @@
 import contextlib
 import importlib
 import inspect
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,50 @@ def test_there_are_many_bugs():
     assert len(BUGS) >= 65
     named = {subject for bug in BUGS.values() for subject in bug.subjects}
     assert set(CATALOGUE) - named <= {"softmax", "sigmoid"}  # both are inside the losses
+
+
+def test_what_is_to_be_differentiated():
+    """Tables of sizes, first weights, running statistics, data and training are not what a gradient check could judge."""
+    for name in ("legal_sizes_for_same_padding", "receptive_field_off_by_one", "receptive_field_without_itself",
+                 "biases_not_counted", "fan_out_for_fan_in", "variance_for_deviation", "running_statistics_not_saved",
+                 "momentum_the_wrong_way", "running_variance_biased", "dropout_at_the_top", "mean_of_means"):  # fmt: skip
+        assert not BUGS[name].differentiable
+    for name in ("kernel_flipped", "crop_at_the_corner", "skip_gradient_not_added", "eval_mode_ignored", "softmax_twice"):
+        assert BUGS[name].differentiable
+
+
+@every_bug
+def test_a_thread_can_be_followed(name):
+    """What a project shipped is given as owner/repo#1 or owner/repo PR#1, so that it can be looked up."""
+    links = re.findall(r"\S*#\d+", BUGS[name].shipped)
+    assert bool(links) == bool(BUGS[name].shipped)
+    whole = re.findall(r"[\w.-]+/[\w.-]+(?: PR)?#\d+", BUGS[name].shipped)
+    assert len(whole) == len(links)
+    assert "#" not in BUGS[name].known
+
+
+def test_the_page_holds_what_was_measured(monkeypatch, tmp_path):
+    """docs/kill_matrix.md is what benchmarks/results/kill_matrix.json gives; another page is told."""
+    monkeypatch.syspath_prepend(str(PAGE.parents[1] / "benchmarks"))
+    script = importlib.import_module("kill_matrix")
+    monkeypatch.setattr(sys, "argv", ["kill_matrix", "--check"])
+    script.main()
+    (tmp_path / "kill_matrix.md").write_text(PAGE.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    monkeypatch.setattr(script, "DOCS", tmp_path)
+    with pytest.raises(SystemExit, match=r"is not what benchmarks/results/kill_matrix.json gives\. Run .* --page"):
+        script.main()
+
+
+def test_only_gradient_checks_count_as_gradient_checks(monkeypatch):
+    """A property is one by its kind and its name, not by a word in its name alone."""
+    monkeypatch.syspath_prepend(str(PAGE.parents[1] / "benchmarks"))
+    script = importlib.import_module("kill_matrix")
+    kinds = {"a.gradient_by_differences": "gradient", "b.differences_are_even": "invariance", "c.reach_every": "gradient"}
+    for prop, sees in zip(kinds, (True, False, False), strict=True):
+        matrix = script.Matrix({"properties": kinds, "seen_by": {name: [prop] for name in BUGS}})
+        assert matrix.by_gradient_check("kernel_flipped") is sees
+        assert matrix.judged("kernel_flipped") == ("seen" if sees else "missed")
+        assert matrix.judged("biases_not_counted") == "none"
 
 
 def test_the_page_lists_every_bug():
@@ -239,8 +285,8 @@ def test_diff_shows_the_lines_of_the_file():
     wrong = start + next(i for i, line in enumerate(lines) if "return" in line)
     shown = diff("dx_is_mean_of_dy")
     assert shown.startswith("--- a/tinyunet/ops/relu.py\n+++ b/tinyunet/ops/relu.py\n")
-    assert f"@@ -{wrong - 2},3 " in shown
-    assert "\n+    return array_module(dy).where(ctx.positive, dy.mean(), " in shown
+    assert f"@@ -{wrong - 2},5 " in shown
+    assert "\n+        return select(positive, dy.mean() + 0 * dy)\n" in shown
 
 
 def test_what_is_public():

@@ -1,6 +1,8 @@
 """The ladder: which rung runs, and how to pick one by hand."""
 
+import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +101,85 @@ def test_names_that_do_not_exist(two_rungs):
         pass
     with pytest.raises(ConfigError, match=r"there is no ladder for 'conv7x7'"):
         ladder.rungs("conv7x7")
+
+
+# Costs ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def costs(monkeypatch, tmp_path):
+    """Write a file of costs and use it: costs({"op": {"slow": {"forward": [...]}}})."""
+    monkeypatch.setenv("TINYUNET_COSTS", str(tmp_path / "costs.json"))
+
+    def write(found):
+        (tmp_path / "costs.json").write_text(json.dumps({"costs": found}))
+        ladder.costs.cache_clear()
+
+    yield write
+    monkeypatch.undo()
+    ladder.costs.cache_clear()
+
+
+def test_the_cheapest_rung_runs(two_rungs, costs):
+    """By the model, for each direction and shape; picks by hand still win."""
+    slow, fast = {"forward": [1, 0, 0, 0], "grad_x": [0, 0, 0, 1]}, {"forward": [2, 0, 0, 0], "grad_x": [5e3, 0, 0, 0]}
+    costs({"op": {"slow": slow, "fast": fast}})
+    small, large = X.astype("float32"), np.zeros((1, 40, 40, 2), "float32")
+    assert ladder.pick("op", small, W, "forward").name == "slow"
+    assert ladder.pick("op", small, W, "grad_x").name == "slow"
+    assert ladder.pick("op", large, W, "grad_x").name == "fast"
+    assert ladder.pick("op", large.astype("float64"), W, "grad_x").name == "slow"
+    with ladder.rung(op="fast"):
+        assert ladder.pick("op", small, W, "forward").name == "fast"
+
+
+def test_a_rung_without_costs_is_the_last_resort(two_rungs, costs):
+    """One whose costs are known is preferred; where none are known, the highest runs."""
+    costs({"op": {"slow": {"forward": [9, 0, 0, 0]}}})
+    assert ladder.pick("op", X.astype("float32"), W, "forward").name == "slow"
+    assert ladder.pick("op", X.astype("float32"), W, "grad_w").name == "fast"
+
+
+def test_work_counts_bytes_and_multiply_adds():
+    """1, 4 x 4 pixels of 2 + 3 channels of 8 bytes, 3 x 3 x 2 x 3 weights of 8 bytes, and a product for each pixel and weight."""
+    assert ladder.work(X, np.zeros((3, 3, 2, 3))) == (1, 16 * 5 * 8, 54 * 8, 16 * 54)
+
+
+@pytest.mark.parametrize("text", [
+    "", "{}", "[]", '{"costs": {"op": {"slow": {"forward": [1, 2]}}}}', '{"costs": {"op": {"slow": {"forward": [1, 2, -3, 4]}}}}',
+])
+def test_a_damaged_file_of_costs(two_rungs, costs, text, tmp_path):
+    """It is refused with its name and a way out."""
+    costs({})
+    (tmp_path / "costs.json").write_text(text)
+    ladder.costs.cache_clear()
+    with pytest.raises(ConfigError, match=r"costs\.json holds no costs of rungs: .*\. Delete it, or measure anew"):
+        picked()
+
+
+def test_where_the_costs_of_a_machine_are(monkeypatch, tmp_path):
+    """TINYUNET_COSTS, or the user's cache folder; without a file, those that come with tinyunet."""
+    monkeypatch.setenv("TINYUNET_COSTS", "/some/where.json")
+    assert ladder.costs_file() == Path("/some/where.json")
+    monkeypatch.delenv("TINYUNET_COSTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert ladder.costs_file() == tmp_path / "tinyunet" / "costs.json"
+    ladder.costs.cache_clear()
+    assert set(ladder.costs()["conv3x3"]) == {"strips", "winograd1d", "winograd"}
+
+
+@pytest.mark.parametrize(("c", "o", "side", "dtype", "wanted"), [
+    (1, 16, 572, "float32", "winograd1d"),
+    (16, 16, 570, "float32", "winograd1d"),
+    (32, 32, 282, "float32", "winograd1d"),
+    (128, 128, 138, "float32", "winograd"),
+    (1024, 1024, 30, "float32", "winograd"),
+    (128, 128, 138, "float64", "strips"),
+    (16, 16, 570, "complex128", "strips"),
+])
+def test_what_is_picked_by_the_costs_that_come_along(c, o, side, dtype, wanted, monkeypatch, tmp_path):
+    """Few channels: Winograd in one dimension. Many: in two. Not float32: the exact strips."""
+    monkeypatch.setenv("TINYUNET_COSTS", str(tmp_path / "none"))
+    ladder.costs.cache_clear()
+    x, w = np.broadcast_to(np.zeros((), dtype), (1, side, side, c)), np.broadcast_to(np.zeros((), dtype), (3, 3, c, o))
+    assert {ladder.pick("conv3x3", x, w, direction).name for direction in ("forward", "grad_x", "grad_w")} == {wanted}

@@ -4,6 +4,7 @@ In that network a value is a Python integer, and bit k of it says "depends on in
 neighbours, pooling two, and so on. What fits, what comes out, what is cropped and who sees what is read off the result.
 """
 
+import threading
 import tracemalloc
 from collections import Counter
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tinyunet import shapes
+from tinyunet import parallel, shapes
 from tinyunet.errors import ShapeError
 from tinyunet.spec import PAPER, PRESETS, RELEASE, SAME_BN, UNetSpec
 from tinyunet.unet import UNet
@@ -170,12 +171,21 @@ def test_the_layer_list_is_the_networks(preset, changes):
     assert [(layer.name, layer.params) for layer in shapes.layers(spec)] == built
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_levels_are_those_of_the_names(preset):
+    """The level of a layer is the number in its name; the bottom is below all, the head on top."""
+    spec = PRESETS[preset].but(dropout=0.1, depth=3)
+    for layer in shapes.layers(spec):
+        where, _, rest = layer.name.partition(".")
+        assert layer.level == (int(rest[0]) if where in ("down", "up") else {"bottom": 3, "head": 0}[where])
+
+
 def test_multiply_adds_of_the_paper():
     """A 572 tile takes 150.428 GMAC forward, the release's network 157.29; a 3x3 kernel is nine multiply-adds."""
     assert sum(s.macs for s in shapes.trace(PAPER, 572)) == 150_428_424_448
     assert sum(s.macs for s in shapes.trace(RELEASE, 572)) / 1e9 == pytest.approx(157.29, abs=0.005)
-    first = shapes.trace(PAPER, 572)[0]
-    assert (first.layer.name, first.macs) == ("down.0.conv1", 570 * 570 * 9 * 1 * 64)
+    first = shapes.trace(PAPER, 572, 588)[0]
+    assert (first.layer.name, first.macs) == ("down.0.conv1", 570 * 586 * 9 * 1 * 64)
     assert {s.layer.kind for s in shapes.trace(SAME_BN, 16) if s.macs == 0} == {"norm", "relu", "pool", "concat"}
 
 
@@ -248,9 +258,9 @@ def test_other_functions_refuse_too():
         with pytest.raises(ShapeError, match="Nearest sizes that work: 556, 572"):
             refuses()
     with pytest.raises(ShapeError) as error:
-        shapes.center_crop((10, 7), (8, 8))
+        shapes.center_crop((10, 7), (9, 8))
     assert str(error.value) == (
-        "center_crop: a 10x7 skip cannot be cropped to 8x8. The skip comes from the contracting path and must be at least as "
+        "center_crop: a 10x7 skip cannot be cropped to 9x8. The skip comes from the contracting path and must be at least as "
         "large as the map it is joined to."
     )
 
@@ -324,6 +334,12 @@ def test_tiles_of_the_paper():
     assert len(shapes.tile_spans(PAPER, 389, 572)) == 2
 
 
+def test_a_tile_that_is_just_the_image():
+    """The smallest tile, of which no multiple of 16 is left, does for an image of its own size; and so with same padding."""
+    assert shapes.tile_spans(PAPER, 4, 188) == (shapes.Span(0, 4, -92, 96, 0),)
+    assert shapes.tile_spans(SAME_BN, 16, 16) == (shapes.Span(0, 16, 0, 16, 0),)
+
+
 def test_tiles_that_cannot_be():
     """An empty image, a tile that does not fit, and one that keeps nothing are refused with what to use instead."""
     cases = [
@@ -390,15 +406,47 @@ def test_forward_bytes_bounds_the_measured_peak(spec, n, rng):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert shapes.forward_bytes(spec, n) - shapes.WORKSPACE <= peak <= shapes.forward_bytes(spec, n)
+    assert shapes.forward_bytes(spec, n) - shapes.workspace_bytes(spec) <= peak <= shapes.forward_bytes(spec, n)
+
+
+@pytest.mark.parametrize(
+    ("spec", "n"),
+    [(UNetSpec(base=8, depth=3), 220), (UNetSpec(base=16, depth=4, padding="same", norm="batch"), 256),
+     pytest.param(UNetSpec(base=64, depth=4), 380, marks=pytest.mark.slow)],
+    ids=["narrow", "same_bn", "paper"],
+)  # fmt: skip
+def test_workspaces_stay_within_the_plan(spec, n, rng):
+    """What a thread keeps to work in, after a step forward and back, is at most `workspace_bytes`."""
+    kept = {}
+
+    def step():
+        model = UNet(spec, 0)
+        model.backward(np.ones_like(model.forward(rng.standard_normal((1, n, n, 1), dtype=np.float32))))
+        kept.update(vars(parallel._local).get("spaces", {}))
+
+    with parallel.threads(1):
+        thread = threading.Thread(target=step)  # a new one, whose workspaces are empty
+        thread.start()
+        thread.join()
+    assert kept
+    assert sum(array.nbytes for array in kept.values()) <= shapes.workspace_bytes(spec)
+    assert shapes.workspace_bytes(spec, threads=3) == 3 * shapes.workspace_bytes(spec)
 
 
 def test_forward_bytes_by_hand():
     """Counted by hand: valid, an early ReLU is the worst layer; same, the concatenation, while the skip is alive as well."""
+
+    def maps(spec, *size, itemsize=4):
+        return shapes.forward_bytes(spec, *size, itemsize=itemsize) - shapes.workspace_bytes(spec)
+
     early = 4 * (28 * 28 + 28 * 28) + 28 * 28  # down.0.relu1 on 30 px: input, output, a byte of mask each
     joined = 4 * (2 * 2 + 2 * 2 * 2 + 2 * 2)  # up.0.concat on 2 px: from below, joined, the skip
-    assert shapes.forward_bytes(UNetSpec(base=1, depth=1), 30) == early + shapes.WORKSPACE
-    assert shapes.forward_bytes(UNetSpec(base=1, depth=1, padding="same"), 2) == joined + shapes.WORKSPACE
+    assert maps(UNetSpec(base=1, depth=1), 30) == early
+    assert maps(UNetSpec(base=1, depth=1, padding="same"), 2) == joined
+    colours = 8 * (30 * 34 * 3 + 28 * 32 * 2)  # down.0.conv1 of a colour image in float64: input, output
+    assert maps(UNetSpec(base=2, depth=1, channels=3), 30, 34, itemsize=8) == colours
+    upper = 4 * (4 * 4 + 4 * 4 * 2 + 4 * 4)  # up.0.concat on 4 px: the skip of the level below is gone by then
+    assert maps(UNetSpec(base=1, depth=2, padding="same"), 4) == upper
 
 
 def test_training_bytes_add_up():
@@ -406,6 +454,15 @@ def test_training_bytes_add_up():
     one = shapes.training_bytes(PAPER, 188)
     params = 4 * shapes.count_params(PAPER)
     assert shapes.training_bytes(PAPER, 188, moments=2) - one == params
-    per_image = one - shapes.WORKSPACE - 3 * params
+    per_image = one - shapes.workspace_bytes(PAPER) - 3 * params
     assert per_image > sum(s.remembered() for s in shapes.trace(PAPER, 188))
-    assert shapes.training_bytes(PAPER, 188, batch=3) == 3 * per_image + shapes.WORKSPACE + 3 * params
+    assert shapes.training_bytes(PAPER, 188, batch=3) == 3 * per_image + shapes.workspace_bytes(PAPER) + 3 * params
+
+
+def test_training_bytes_by_hand():
+    """Not square: what is remembered, twice the largest map (down.0.conv1), the workspace, and three numbers a parameter."""
+    spec = UNetSpec(base=3, depth=1)
+    remembered = sum(s.remembered() for s in shapes.trace(spec, 30, 34))
+    in_flight = 2 * 4 * (28 * 32 * 3)
+    params = 3 * 4 * shapes.count_params(spec)
+    assert shapes.training_bytes(spec, 30, 34) == remembered + in_flight + shapes.workspace_bytes(spec) + params

@@ -29,6 +29,7 @@ from tinyunet.exchange import from_keras, from_torch, to_keras, to_torch
 from tinyunet.inference import instances_of, predict, predict_proba, predict_tiles
 from tinyunet.ladder import rung
 from tinyunet.optim import SGD, Adam
+from tinyunet.parallel import threads
 from tinyunet.spec import PAPER, RELEASE, SAME_BN, UNetSpec, preset
 from tinyunet.train import StepRecord, TrainConfig, energy, fit
 from tinyunet.unet import UNet
@@ -81,6 +82,7 @@ __all__ = [
     "save_checkpoint",
     "shapes",
     "synthetic",
+    "threads",
     "to_keras",
     "to_torch",
     "weight_map",

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 
-from tinyunet import shapes
+from tinyunet import parallel, shapes
 from tinyunet.backend import Array, to_numpy
 from tinyunet.data.instances import components
 from tinyunet.data.masks import is_grey
@@ -48,10 +48,11 @@ _TURNS = 7
 class Tiling(TypedDict, total=False):
     """Options that `predict` has, for those that hand them on to it."""
 
-    tile_in: int | None
+    tile_in: int | tuple[int, int] | None
     max_mem: float
     average: Average
     progress: Progress | None
+    reserved: int
 
 
 class TileResult(NamedTuple):
@@ -67,7 +68,7 @@ def predict_tiles(
     image: Array,
     normalization: Normalization | None = None,
     *,
-    tile_in: int | None = None,
+    tile_in: int | tuple[int, int] | None = None,
     max_mem: float = MAX_MEM,
     average: Average = "none",
     progress: Progress | None = None,
@@ -77,10 +78,10 @@ def predict_tiles(
 
     (H, W) or (H, W, C) -> windows of (h, w, K); K = 2 for a network with one logit: background and foreground
 
-    tile_in   side of the network's input in pixels; by default the largest that `max_mem` allows. Along an axis where the
-              image needs less, less is computed
-    max_mem   MiB for everything: the process, the image, the weights, one tile in the network, and `reserved`. A `tile_in`
-              of your own is taken whatever it needs
+    tile_in   side of the network's input in pixels, or (rows, columns), as `default_tile` gives them; by default the largest
+              that `max_mem` allows. Along an axis where the image needs less, less is computed
+    max_mem   MiB for everything: the process, the image (of a view the whole array), the weights, one tile in the network,
+              and `reserved`. A `tile_in` of your own is taken whatever it needs
     average   "mirror4": mean over the image and its three mirror images, as the authors' release does; "dihedral8": over
               all eight flips and quarter turns. (The release averages scores; we average probabilities.) Each tile is
               turned by itself, with its mirrored border, so that the memory budget holds. The average of a turned image is
@@ -91,29 +92,31 @@ def predict_tiles(
               result (section 4; it does not say which angles); in one window, for it needs the whole image
     reserved  bytes for what the caller makes of the result, e.g. H W `tinyunet.data.instances.INSTANCE_BYTES` for objects
 
-    The network is put in eval mode for the duration. Raises ConfigError for an impossible average or budget, DataError for an
-    image that is not finite, ShapeError for one with the wrong number of channels or a `tile_in` that does not fit.
+    The network is in eval mode within a tile, and between tiles as it was. Arguments are checked by the call itself; pixels,
+    and the canvas of each rotation, when their turn comes.
+
+    Raises ConfigError for an impossible average or budget, DataError for an image that is not finite, ShapeError for one with
+    the wrong number of channels or a `tile_in` that does not fit.
     """
     if average not in get_args(Average):
         raise ConfigError(f"predict: average {average!r} is none of {', '.join(get_args(Average))}.")
     image = as_image(image, model.spec.channels)
     normalization = normalization or Normalization()
     height, width = image.shape[:2]
-    if average == "rotate7":
-        proba = _rotated_mean(model, image, normalization, tile_in, max_mem, progress, reserved)
-        yield TileResult(slice(0, height), slice(0, width), proba)
-        return
-    if tile_in is not None and not shapes.fits(model.spec, tile_in):
-        near = ", ".join(map(str, shapes.nearest_sizes(model.spec, tile_in)))
-        raise ShapeError(
-            f"predict: tile_in {tile_in} does not fit a network of depth {model.spec.depth} with {model.spec.padding} "
-            f"convolutions. Nearest sizes that work: {near}."
-        )
-    sides = _sides_for_budget(model, image, max_mem, reserved) if tile_in is None else (tile_in, tile_in)
-    rows, cols = (_spans(model.spec, n, side) for n, side in zip((height, width), sides, strict=True))
+    chosen = _checked_sides(model.spec, tile_in) if tile_in is not None else None
     mean, std = normalization.stats(image)
+    if average == "rotate7":
+
+        def whole() -> Iterator[TileResult]:
+            proba = _rotated_mean(model, image, mean, std, tile_in, max_mem, progress, reserved)
+            yield TileResult(slice(0, height), slice(0, width), proba)
+
+        return whole()
+    sides = chosen or _sides_for_budget(model, image, max_mem, reserved)
+    rows, cols = (_spans(model.spec, n, side) for n, side in zip((height, width), sides, strict=True))
     dtype = model.head.params["w"].dtype
-    with _eval_mode(model):
+
+    def tiles() -> Iterator[TileResult]:
         for done, (row, col) in enumerate(((row, col) for row in rows for col in cols), start=1):
             pixels = np.ix_(mirror_index(row.in_start, row.in_stop, height), mirror_index(col.in_start, col.in_stop, width))
             x = image[pixels].astype(dtype)[None]
@@ -122,14 +125,17 @@ def predict_tiles(
             if not np.isfinite(x).all():
                 raise DataError("predict: the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
             views = _VIEWS[average]
-            proba = _forward(model, x, views[0])
-            for view in views[1:]:
-                proba += _forward(model, x, view)
+            with _eval_mode(model):
+                proba = _forward(model, x, views[0])
+                for view in views[1:]:
+                    proba += _forward(model, x, view)
             proba /= len(views)
             (top, bottom), (left, right) = ((s.offset, s.offset + s.stop - s.start) for s in (row, col))
             yield TileResult(slice(row.start, row.stop), slice(col.start, col.stop), proba[0, top:bottom, left:right])
             if progress:
                 progress(done, len(rows) * len(cols))
+
+    return tiles()
 
 
 def predict_proba(
@@ -137,7 +143,7 @@ def predict_proba(
     image: Array,
     normalization: Normalization | None = None,
     *,
-    tile_in: int | None = None,
+    tile_in: int | tuple[int, int] | None = None,
     max_mem: float = MAX_MEM,
     average: Average = "none",
     progress: Progress | None = None,
@@ -162,7 +168,7 @@ def predict(
     image: Array,
     normalization: Normalization | None = None,
     *,
-    tile_in: int | None = None,
+    tile_in: int | tuple[int, int] | None = None,
     max_mem: float = MAX_MEM,
     average: Average = "none",
     progress: Progress | None = None,
@@ -233,6 +239,19 @@ def as_image(image: Array, channels: int, who: str = "predict: the image") -> Ar
     return image
 
 
+def _checked_sides(spec: UNetSpec, tile_in: int | tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a tile; raises ShapeError where a side does not fit."""
+    rows, cols = tile_in if isinstance(tile_in, tuple) else (tile_in, tile_in)
+    for side in (rows, cols):
+        if not shapes.fits(spec, side):
+            near = ", ".join(map(str, shapes.nearest_sizes(spec, side)))
+            raise ShapeError(
+                f"predict: tile_in {side} does not fit a network of depth {spec.depth} with {spec.padding} convolutions. "
+                f"Nearest sizes that work: {near}."
+            )
+    return rows, cols
+
+
 def _spans(spec: UNetSpec, n: int, side: int) -> tuple[shapes.Span, ...]:
     """`shapes.tile_spans`, none fed with more than its pixels need: neither the last one, nor one that is all there is.
 
@@ -258,7 +277,7 @@ def _sides_for_budget(model: UNet, image: Array, max_mem: float, reserved: int) 
         border = -(-max(max(reach) for reach in shapes.receptive_field(spec)) // step) * step
     smallest = shapes.legal_size(spec, step + 2 * border)
     squares = range(smallest, max(smallest, *needed) + 1, step)
-    taken = BASELINE + image.nbytes + sum(array.nbytes for array in model.state().values()) + reserved
+    taken = BASELINE + _held_bytes(image) + sum(array.nbytes for array in model.state().values()) + reserved
 
     def total(square: int) -> int:
         rows, cols = (min(square, side) for side in needed)
@@ -276,6 +295,13 @@ def _sides_for_budget(model: UNet, image: Array, max_mem: float, reserved: int) 
     return rows, cols
 
 
+def _held_bytes(image: Array) -> int:
+    """Bytes that stay taken as long as the image does: those of the array that it is a view of."""
+    while isinstance(image.base, np.ndarray):
+        image = image.base
+    return image.nbytes
+
+
 def _tile_bytes(model: UNet, itemsize_in: int, rows: int, cols: int) -> int:
     """What one tile takes at its worst: while it is cut out, in the network, or in the softmax.
 
@@ -283,8 +309,8 @@ def _tile_bytes(model: UNet, itemsize_in: int, rows: int, cols: int) -> int:
     the maps are gone, and there are three arrays more.
     """
     spec, itemsize = model.spec, model.head.params["w"].dtype.itemsize
-    workspace = shapes.WORKSPACE * itemsize // 4  # given for float32
-    maps = shapes.forward_bytes(spec, rows, cols, itemsize) - shapes.WORKSPACE
+    workspace = shapes.workspace_bytes(spec, parallel.count()) * itemsize // 4  # given for float32
+    maps = shapes.forward_bytes(spec, rows, cols, itemsize) - shapes.workspace_bytes(spec)
     x, proba = (rows * cols * itemsize * c for c in (spec.channels, max(spec.classes, 2)))
     return workspace + max(x * itemsize_in // itemsize + x + proba, maps + x + 2 * proba, x + 5 * proba)
 
@@ -326,8 +352,9 @@ def _forward(model: UNet, x: Array, view: tuple[bool, bool, bool]) -> Array:
 def _rotated_mean(
     model: UNet,
     image: Array,
-    normalization: Normalization,
-    tile_in: int | None,
+    mean: Array,
+    std: Array,
+    tile_in: int | tuple[int, int] | None,
     max_mem: float,
     progress: Progress | None,
     reserved: int,
@@ -337,7 +364,6 @@ def _rotated_mean(
 
     height, width = image.shape[:2]
     dtype = model.head.params["w"].dtype
-    mean, std = normalization.stats(image)
     standard = image.astype(dtype)
     standard -= mean
     standard /= std
@@ -352,7 +378,7 @@ def _rotated_mean(
         for k, plane in enumerate(np.moveaxis(standard, -1, 0)):
             canvas[..., k] = affine_transform(plane, matrix, centre - matrix @ middle, tuple(size), order=1, mode="mirror")
         proba = np.empty((*size, total.shape[-1]), dtype)
-        held = image.nbytes + standard.nbytes + total.nbytes + proba.nbytes + reserved
+        held = _held_bytes(image) + standard.nbytes + total.nbytes + proba.nbytes + reserved
         show = _part_of(progress, turn, _TURNS)
         for part in predict_tiles(
             model, canvas, Normalization("none"), tile_in=tile_in, max_mem=max_mem, progress=show, reserved=held

@@ -1,8 +1,13 @@
 """Which implementation of a hot operation runs. The one place where that is decided.
 
-A hot operation has a ladder of implementations, its rungs: the first is the formula written out, the last is the fastest,
-and all give the same numbers up to rounding. `pick` takes the highest rung that can do what is asked. A lesson, a test or a
-benchmark picks by hand:
+A hot operation has a ladder of implementations, its rungs: the first is the formula written out, and all give the same
+numbers up to rounding. Which one is fastest depends on the shape, so every direction (forward, and the gradients by input
+and by weight) has a small cost model, measured once and stored as data:
+
+    seconds = a + b (bytes of the maps) + c (bytes of the kernel) + d (multiply-adds)
+
+`pick` takes the rung that it finds cheapest; where no costs are known, the highest one. `tinyunet.planner` fits the model to
+a machine and lists what is picked for a network. A lesson, a test or a benchmark picks by hand:
 
     with tinyunet.rung(conv3x3="loops"):
         model.forward(x)
@@ -10,13 +15,21 @@ benchmark picks by hand:
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from tinyunet.backend import Array
 from tinyunet.errors import BackendError, ConfigError
+
+Direction = Literal["forward", "grad_x", "grad_w"]
+Costs = dict[str, dict[str, dict[str, list[float]]]]
+"""operation -> rung -> direction -> a, b, c, d"""
 
 
 def any_array(x: Array, w: Array) -> str | None:
@@ -52,31 +65,84 @@ def rungs(op: str) -> tuple[str, ...]:
     return tuple(_ladder(op))
 
 
-def pick(op: str, x: Array, w: Array) -> Rung:
-    """The rung picked by hand, or else the highest one that takes these arrays.
+def pick(op: str, x: Array, w: Array, direction: Direction = "forward") -> Rung:
+    """The rung picked by hand, or else the cheapest one that takes these arrays; the highest where no costs are known.
 
     Raises BackendError when a rung picked by hand cannot do it: there is no silent fallback.
     """
-    ladder = _ladder(op)
-    by_hand = (_BY_HAND.get() or {}).get(op)
-    if by_hand is None:
-        return next(rung for rung in reversed(ladder.values()) if rung.refuses(x, w) is None)
-    reason = ladder[by_hand].refuses(x, w)
-    if reason is not None:
-        raise BackendError(f"{op}: the rung {by_hand!r} was picked by hand but cannot run this: {reason}.")
-    return ladder[by_hand]
+    ladder, name = _ladder(op), by_hand(op)
+    if name is None:
+        size = work(x, w)
+        name = min(able(op, x, w), key=lambda name: seconds(op, name, direction, size))  # of equals the first: the highest
+    elif (reason := ladder[name].refuses(x, w)) is not None:
+        raise BackendError(f"{op}: the rung {name!r} was picked by hand but cannot run this: {reason}.")
+    return ladder[name]
+
+
+def able(op: str, x: Array, w: Array) -> list[str]:
+    """Names of the rungs that take these arrays, the highest first."""
+    return [rung.name for rung in reversed(_ladder(op).values()) if rung.refuses(x, w) is None]
+
+
+def by_hand(op: str) -> str | None:
+    """The name of the rung that was picked by hand here, None if none was."""
+    return (_BY_HAND.get() or {}).get(op)
+
+
+def work(x: Array, w: Array) -> tuple[float, float, float, float]:
+    """What a direction's time is made of, (1, bytes of both maps, bytes of the kernel, multiply-adds), for an input x.
+
+    The output is taken to be as large as the input: the model need not know the padding.
+    """
+    c_in = x.shape[3]
+    c_out = w.size // (w.shape[0] * w.shape[1] * c_in)
+    pixels = x.size // c_in
+    return 1.0, float(x.itemsize * pixels * (c_in + c_out)), float(w.nbytes), float(pixels * w.size)
+
+
+def seconds(op: str, name: str, direction: Direction, work: tuple[float, float, float, float]) -> float:
+    """What the cost model expects; infinite for a rung that it does not know."""
+    terms = costs().get(op, {}).get(name, {}).get(direction)
+    return sum(a * b for a, b in zip(terms, work, strict=True)) if terms else float("inf")
+
+
+@lru_cache(maxsize=1)
+def costs() -> Costs:
+    """The costs that `tinyunet.planner.fit` measured on this machine, or else those that come with tinyunet.
+
+    Raises ConfigError if the file is damaged.
+    """
+    measured = costs_file()
+    path = measured if measured.exists() else Path(__file__).with_name("costs.json")
+    try:
+        found: Costs = json.loads(path.read_text(encoding="utf-8"))["costs"]
+        for terms in (terms for rungs in found.values() for directions in rungs.values() for terms in directions.values()):
+            if len(terms) != 4 or not all(isinstance(term, (int, float)) and term >= 0 for term in terms):
+                raise ValueError(f"{terms} are not four numbers of at least 0")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} holds no costs of rungs: {error}. Delete it, or measure anew.") from None
+    return found
+
+
+def costs_file() -> Path:
+    """Where the costs of this machine are kept: TINYUNET_COSTS, or costs.json in the user's cache folder."""
+    by_hand = os.environ.get("TINYUNET_COSTS")
+    if by_hand:
+        return Path(by_hand)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(cache) if cache else Path.home() / ".cache") / "tinyunet" / "costs.json"
 
 
 @contextmanager
-def rung(**by_hand: str) -> Iterator[None]:
+def rung(**names: str) -> Iterator[None]:
     """Pick rungs by hand inside a `with` block: `rung(conv3x3="taps", upconv2x2="loops")`.
 
     Raises ConfigError for an operation or a rung that does not exist.
     """
-    for op, name in by_hand.items():
+    for op, name in names.items():
         if name not in _ladder(op):
             raise ConfigError(f"rung: {op} has no rung {name!r}. It has: {', '.join(rungs(op))}.")
-    token = _BY_HAND.set({**(_BY_HAND.get() or {}), **by_hand})
+    token = _BY_HAND.set({**(_BY_HAND.get() or {}), **names})
     try:
         yield
     finally:

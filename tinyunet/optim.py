@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import CheckpointError, ConfigError
+from tinyunet.parallel import over_values
 
 
 class Model(Protocol):
@@ -87,10 +88,12 @@ class SGD(Optimizer):
         self.velocity = {name: array_module(w).zeros_like(w) for name, w in model.params().items()}
 
     def _update(self, name: str, w: Array, g: Array) -> None:
-        v = self.velocity[name]
-        v *= self.momentum
-        v += g
-        w -= self.lr * v
+        def formula(w: Array, g: Array, v: Array) -> None:
+            v *= self.momentum
+            v += g
+            w -= self.lr * v
+
+        over_values(formula, w, g, self.velocity[name])
 
     def state(self) -> dict[str, Array]:
         return {f"velocity.{name}": v for name, v in self.velocity.items()}
@@ -120,12 +123,15 @@ class Adam(Optimizer):
         self.square = {name: array_module(w).zeros_like(w) for name, w in model.params().items()}
 
     def _update(self, name: str, w: Array, g: Array) -> None:
-        m, s = self.mean[name], self.square[name]
-        m += (1 - self.beta1) * (g - m)
-        s += (1 - self.beta2) * (g * g - s)
         # The corrections undo that m and s started at zero.
         rate = self.lr / (1 - self.beta1**self.steps)
-        w -= rate * m / (array_module(s).sqrt(s / (1 - self.beta2**self.steps)) + self.eps)
+
+        def formula(w: Array, g: Array, m: Array, s: Array) -> None:
+            m += (1 - self.beta1) * (g - m)
+            s += (1 - self.beta2) * (g * g - s)
+            w -= rate * m / (array_module(s).sqrt(s / (1 - self.beta2**self.steps)) + self.eps)
+
+        over_values(formula, w, g, self.mean[name], self.square[name])
 
     def state(self) -> dict[str, Array]:
         return {f"mean.{n}": m for n, m in self.mean.items()} | {f"square.{n}": s for n, s in self.square.items()}

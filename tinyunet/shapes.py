@@ -363,12 +363,19 @@ def tile_spans(spec: UNetSpec, n: int, tile: int) -> tuple[Span, ...]:
 # Memory
 # ---------------------------------------------------------------------------------------------------------------------
 
-WORKSPACE = 16 * MIB
-"""Bytes that a convolution uses beside its maps: the columns of one strip and their product (`tinyunet.rungs.im2col`)."""
+
+def workspace_bytes(spec: UNetSpec, threads: int = 1) -> int:
+    """Bytes in which convolutions work, beside their maps: 4 MiB and 0.1 MiB for each channel of the widest map, a thread.
+
+    Each thread keeps the strips and transformed kernels of `tinyunet.rungs` that it has used. What they take is bounded by the
+    sizes of strips and blocks there, and grows with the channels; the 0.1 is ours, and a test holds networks to it.
+    """
+    widest = max(layer.c_out for layer in layers(spec))
+    return threads * (4 * MIB + widest * MIB // 10)
 
 
 @lru_cache(maxsize=1024)
-def forward_bytes(spec: UNetSpec, height: int, width: int | None = None, itemsize: int = 4) -> int:
+def forward_bytes(spec: UNetSpec, height: int, width: int | None = None, itemsize: int = 4, threads: int = 1) -> int:
     """Peak memory of predicting one image, in bytes: the maps that are alive at the worst layer, and the workspace.
 
     Alive at a layer are its input, its output, a byte mask (relu, dropout, pool) and the skips on the way.
@@ -383,10 +390,12 @@ def forward_bytes(spec: UNetSpec, height: int, width: int | None = None, itemsiz
             skips.append(inputs)
         elif s.layer.kind == "concat":
             skips.pop()
-    return peak + WORKSPACE
+    return peak + workspace_bytes(spec, threads)
 
 
-def training_bytes(spec: UNetSpec, height: int, width: int | None = None, batch: int = 1, moments: int = 1) -> int:
+def training_bytes(
+    spec: UNetSpec, height: int, width: int | None = None, batch: int = 1, moments: int = 1, threads: int = 1
+) -> int:
     """Memory of one training step in float32, in bytes, at its peak: the start of the backward pass.
 
     remembered maps + the two largest maps in flight + the workspace + parameters, gradients and `moments` more of each
@@ -395,4 +404,4 @@ def training_bytes(spec: UNetSpec, height: int, width: int | None = None, batch:
     steps = trace(spec, height, width)
     remembered = sum(s.remembered() for s in steps)
     in_flight = 2 * max(s.out_size[0] * s.out_size[1] * s.layer.c_out * 4 for s in steps)
-    return batch * (remembered + in_flight) + WORKSPACE + (2 + moments) * 4 * count_params(spec)
+    return batch * (remembered + in_flight) + workspace_bytes(spec, threads) + (2 + moments) * 4 * count_params(spec)

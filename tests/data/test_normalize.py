@@ -65,7 +65,7 @@ def test_none_leaves_grey_values():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mode", ["image", "dataset"])
+@pytest.mark.parametrize("mode", ["image", "percentile", "dataset"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 100.3])
 def test_a_constant_channel_becomes_zero(dtype, mode, value):
     """A constant channel has std 1 and becomes 0; also 0.1, whose mean is not exactly 0.1 in floating point."""
@@ -148,6 +148,20 @@ def test_percentiles_do_not_depend_on_how_many_cells_there_are():
 
     assert cell("percentile", few) == cell("percentile", many) == 2
     assert cell("image", few) > 5 * cell("image", many)
+
+
+def test_percentiles_that_coincide_leave_the_standard_deviation():
+    """Cells on 0.15 % of an image are beyond both percentiles: that channel gets mean and std, the others keep percentiles."""
+    image = np.zeros((512, 512, 3), np.uint16)
+    image.reshape(-1, 3)[: round(0.0015 * 512**2), 0] = 40000
+    image[..., 1] = 77
+    image[:100, :, 2] = 300
+    mean, std = Normalization("percentile").stats(image)
+    usual = Normalization("image").stats(image)
+    assert (mean[0], std[0]) == (usual[0][0], usual[1][0])
+    assert std[0] > 1000
+    assert (mean[1], std[1]) == (77, 1)  # a constant channel becomes 0, as ever
+    assert (mean[2], std[2]) == (150, 75)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

@@ -164,6 +164,12 @@ def test_distances_take_ids_of_any_size(rng, background):
         np.testing.assert_array_equal(a, b)
 
 
+def test_distances_take_small_and_large_ids_together():
+    """A first cell of id 1 counts beside one of an id far beyond the number of pixels."""
+    for got, wanted in zip(distances(np.array([[1, 0, 0, 10**9]]), 9), ([[0, 1, 1, 0]], [[3, 2, 2, 3]]), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_distance_to_a_cell_counts_from_its_nearest_pixel():
     """0 on the cell, 1 beside it, the diagonal is sqrt(2), and inf just beyond the cut-off."""
     instances = np.zeros((4, 6), np.int32)
@@ -558,7 +564,8 @@ CELLS = np.array([[0, 1], [2, 0]])
     (lambda: weight_map(CELLS, CELLS[:1]), ShapeError, r"instances \(2, 2\) and labels \(1, 2\) differ in shape"),
     (lambda: weight_map(None, CELLS, class_weights=np.ones(2)), DataError,
      r"label 2 has no weight: class_weights has 2 \(0 to 1\)\. Give one weight for each class"),
-    (lambda: weight_map(None, CELLS, class_weights=np.ones((1, 3))), DataError, r"class_weights \[\[1.0, 1.0, 1.0\]\] must be one number"),
+    (lambda: weight_map(None, CELLS, class_weights=np.ones((1, 3))), DataError,
+     r"class_weights \[\[1.0, 1.0, 1.0\]\] must be one number"),
     (lambda: weight_map(None, CELLS, class_weights=[1, math.inf, 1]), DataError, "one number of at least 0 per class"),
     (lambda: weight_map(None, CELLS, class_weights=-np.ones(3)), DataError, "one number of at least 0 per class"),
     (lambda: cached_weight_map(None, folder="."), DataError, "cached_weight_map: neither instances nor labels"),

@@ -1,13 +1,15 @@
 """What every op promises besides its formula: pure, fresh contiguous results, any dtype and layout, no hidden NaN."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from tinyunet import ops
+from tinyunet import ops, parallel
 from tinyunet.errors import DTypeError, ShapeError
+from tinyunet.ops.contract import add_bias, channel_sum, select
 
 
 class Case(NamedTuple):
@@ -96,6 +98,15 @@ CASES = [
 LOSSES = ("softmax loss", "sigmoid loss")
 MAPS = [c for c in CASES if c.name not in LOSSES]
 NORMAL = [c for c in MAPS if not c.mixes]
+
+WHO = {"conv": "conv2d", "softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy"}
+
+
+def who(case):
+    """The name that an op's errors begin with."""
+    first = case.name.split()[0]
+    return WHO.get(first, first)
+
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 every_map = pytest.mark.parametrize("case", MAPS, ids=lambda c: c.name)
@@ -246,6 +257,34 @@ def test_broadcast_arrays(case, rng):
         assert got.flags.c_contiguous
 
 
+@pytest.fixture
+def array_module_of_arrays(monkeypatch):
+    """From here on no op may ask for the array module of anything but arrays; NumPy is the answer to everything without a GPU."""
+
+    def array_module(*arrays):
+        assert arrays
+        assert all(isinstance(a, np.ndarray) for a in arrays)
+        return np
+
+    for op in vars(ops).values():
+        if isinstance(op, ModuleType) and hasattr(op, "array_module"):
+            monkeypatch.setattr(op, "array_module", array_module)
+
+
+@every
+@pytest.mark.usefixtures("array_module_of_arrays")
+def test_the_array_module_is_that_of_the_arrays(case, rng):
+    """Whether NumPy or CuPy computes is decided by the arrays at hand, in both directions."""
+    run(case, case.arguments(rng, 2), rng)
+
+
+@pytest.mark.parametrize("probabilities", [ops.softmax, ops.sigmoid])
+@pytest.mark.usefixtures("array_module_of_arrays")
+def test_the_array_module_of_probabilities(probabilities, rng):
+    """So it is for softmax and sigmoid by themselves."""
+    assert probabilities(rng.standard_normal((2, 3, 4, 2))).shape == (2, 3, 4, 2)
+
+
 # Batches ------------------------------------------------------------------------------------------------------------
 
 
@@ -320,20 +359,24 @@ SHAPED = [c for c in CASES if c.name not in ("relu", "dropout")]  # those take a
 @pytest.mark.parametrize("case", SHAPED, ids=lambda c: c.name)
 def test_an_array_that_is_no_batch_of_images(case, rng):
     """An array without a batch axis is refused with a way to make one of it."""
-    arguments = case.arguments(rng, 2)
-    arguments[case.mapped[0]] = arguments[case.mapped[0]][0]
-    with pytest.raises(ShapeError, match=r"expected \(N, H, W, C\).*image\[None, :, :, None\]"):
-        case.forward(*arguments.values())
+    for name in case.mapped:
+        arguments = case.arguments(rng, 2)
+        arguments[name] = arguments[name][0]
+        text = rf"^{who(case)}: got an array of .*expected \(N, H, W, C\).*\. A single .*image\[None, :, :, None\]\.$"
+        with pytest.raises(ShapeError, match=text):
+            case.forward(*arguments.values())
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 @every_map
 def test_an_unsupported_dtype(case, dtype, rng):
     """Bytes of an image file and half precision are refused by name, with the conversion to use."""
-    arguments = case.arguments(rng, 2)
-    arguments[case.mapped[0]] = arguments[case.mapped[0]].astype(dtype)
-    with pytest.raises(DTypeError, match=rf"got dtype {dtype}, expected one of float32, .*\. Convert with x\.astype"):
-        case.forward(*arguments.values())
+    for name in case.mapped:
+        arguments = case.arguments(rng, 2)
+        arguments[name] = arguments[name].astype(dtype)
+        text = rf"^{who(case)}: got dtype {dtype}, expected one of float32, float64, complex128\. Convert with x\.astype"
+        with pytest.raises(DTypeError, match=text):
+            case.forward(*arguments.values())
 
 
 @every_map
@@ -343,7 +386,7 @@ def test_a_gradient_of_another_shape(case, rng):
     taller = (y.shape[0], y.shape[1] + 2, *y.shape[2:])
     with pytest.raises(ShapeError) as error:
         case.backward(np.zeros(taller), ctx)
-    assert f"dy has shape {taller}, but the output of forward had {y.shape}." in str(error.value)
+    assert f"{who(case)}: dy has shape {taller}, but the output of forward had {y.shape}." in str(error.value)
 
 
 @pytest.mark.parametrize(("of_x", "of_dy"), [("float32", "float64"), ("float64", "float32")])
@@ -351,6 +394,50 @@ def test_a_gradient_of_another_shape(case, rng):
 def test_a_gradient_of_another_dtype(case, of_x, of_dy, rng):
     """Backward refuses a dy of another dtype than y's, which would silently make gradients of another, and names both."""
     y, ctx = case.forward(*(value.astype(of_x) for value in case.arguments(rng, 2).values()))
-    text = rf"dy is {of_dy}, but the output of forward was {of_x}\. Convert with dy\.astype\('{of_x}'\)"
+    text = rf"^{who(case)}: dy is {of_dy}, but the output of forward was {of_x}\. Convert with dy\.astype\('{of_x}'\)"
     with pytest.raises(DTypeError, match=text):
         case.backward(np.zeros(y.shape, of_dy), ctx)
+
+
+# Helpers that ops share -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_select_is_where(dtype, rng):
+    """Bit by bit what np.where gives, also for infinities, NaN, and negative zero, and for arrays with gaps in memory."""
+    a, b = rng.standard_normal((2, 6, 5, 4)).astype(dtype)
+    a[0, 0], b[0, 0] = [np.inf, np.nan, -0.0, 1], [1, np.inf, np.nan, -np.inf]
+    mask = rng.random(a.shape) < 0.5
+    for cut in (slice(None), slice(None, None, 2)):
+        got, m, x, y = select(mask[cut], a[cut], b[cut]), mask[cut], a[cut], b[cut]
+        assert got.dtype == dtype
+        assert got.tobytes() == np.where(m, x, y).tobytes()
+        assert select(m, x).tobytes() == np.where(m, x, x.dtype.type(0)).tobytes()
+
+
+@pytest.mark.parametrize("strip_bytes", [200, 2**19])
+def test_channel_sum_and_bias(strip_bytes, rng, monkeypatch):
+    """The sum over images and pixels, also of a product, and the bias of each channel, in strips and in one go."""
+    monkeypatch.setattr(parallel, "STRIP_BYTES", strip_bytes)
+    a, b, c = rng.standard_normal((2, 7, 5, 3)), rng.standard_normal((2, 7, 5, 3)), rng.standard_normal(3)
+    np.testing.assert_allclose(channel_sum(a), a.sum(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(channel_sum(a, b), (a * b).sum(axis=(0, 1, 2)), rtol=1e-12)
+    wanted = a + c
+    add_bias(a, c)
+    np.testing.assert_array_equal(a, wanted)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_strips_change_no_byte(case, rng, monkeypatch):
+    """Every op gives the same in strips of a few rows as in one go, forward and backward; sums may round otherwise."""
+    arguments = case.arguments(rng, 3)
+    results = []
+    for strip_bytes in (2**30, 256):
+        monkeypatch.setattr(parallel, "STRIP_BYTES", strip_bytes)
+        if "rng" in arguments:
+            arguments["rng"] = np.random.default_rng(0)
+        y, ctx = case.forward(*arguments.values())
+        dx = case.backward(np.cos(y), ctx)
+        results.append((y, *(dx if isinstance(dx, tuple) else (dx,))))
+    for whole, strips in zip(*results, strict=True):
+        np.testing.assert_allclose(strips, whole, rtol=1e-12, atol=1e-12)

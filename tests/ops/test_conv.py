@@ -238,11 +238,13 @@ def test_mixed_dtypes(xwb):
 
 
 def test_a_map_smaller_than_the_kernel(xwb):
-    """Valid convolution of two rows is refused; with padding "same" a single pixel is enough."""
+    """Valid convolution of two rows is refused; with padding "same" a single pixel is enough, but none is not."""
     x, w, b = xwb
     with pytest.raises(ShapeError, match=r"conv2d: a 2x5 map is smaller than the 3x3 kernel\. Give at least 3x3"):
         conv2d_forward(x[:, :2], w, b)
     assert conv2d_forward(x[:, :1, :1], w, b, "same")[0].shape == (2, 1, 1, 4)
+    with pytest.raises(ShapeError, match=r"conv2d: a 0x5 map is smaller than the 3x3 kernel"):
+        conv2d_forward(x[:, :0], w, b, "same")
 
 
 def test_another_padding(xwb):

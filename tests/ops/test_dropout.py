@@ -55,6 +55,25 @@ def test_rate_zero_is_the_identity(rng):
     y, ctx = dropout_forward(x, 0.0, rng)
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(dropout_backward(x, ctx), x)
+    assert ctx.kept.dtype == bool
+
+
+def test_rate_zero_draws_nothing(rng):
+    """The generator goes on as if dropout were not there."""
+    dropout_forward(np.ones((2, 3)), 0.0, rng)
+    assert rng.random() == np.random.default_rng(20150518).random()
+
+
+def test_which_draws_are_kept(rng):
+    """One number a value, in float32; a draw that equals the rate is kept, for draws reach 0 but not 1."""
+
+    class Drawn(np.random.Generator):
+        def random(self, shape, dtype):
+            assert (shape, dtype) == ((5,), np.float32)
+            return np.array([0, 0.25, 0.5, 0.75, 0.25], dtype)
+
+    _, ctx = dropout_forward(np.ones(5), 0.5, Drawn(rng.bit_generator))
+    np.testing.assert_array_equal(ctx.kept, [False, False, True, True, False])
 
 
 def test_the_generator_decides(rng):

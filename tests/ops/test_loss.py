@@ -83,6 +83,14 @@ def test_probabilities(rng):
     close(sigmoid(logits), expit(logits))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probabilities_of_extreme_logits(dtype):
+    """Each pixel by itself: nothing overflows, also beside a pixel whose logits are thousands away."""
+    logits = np.array([[1000, 999, -1000], [-3000, -3001, -3002]], dtype)
+    np.testing.assert_allclose(softmax(logits), np.exp(log_softmax(logits.astype(float), axis=-1)), rtol=1e-6)
+    np.testing.assert_array_equal(sigmoid(logits[0]), np.array([1, 1, 0], dtype))
+
+
 def test_the_context_holds_the_probabilities(rng):
     """What backward uses as p are softmax and sigmoid of the logits."""
     logits, labels, weights, _ = draw(2, 3, 4, 2, 0)
@@ -210,6 +218,7 @@ def test_sigmoid_is_softmax_with_the_logits_zero_and_a(n, h, w, k, seed):
 # Properties of both -------------------------------------------------------------------------------------------------
 
 both = pytest.mark.parametrize(("pair", "k"), [(softmax_pair, 3), (sigmoid_pair, 1)], ids=["softmax", "sigmoid"])
+NAMES = {softmax_pair: "softmax_cross_entropy", sigmoid_pair: "sigmoid_cross_entropy"}
 
 
 def logits_and_labels(k, seed=0):
@@ -301,6 +310,14 @@ def test_the_loss_is_a_python_number(pair, k):
     np.testing.assert_allclose(loss, np.log(max(k, 2)), rtol=1e-6)
 
 
+def test_the_loss_is_added_up_in_double_precision():
+    """Beside one pixel of weight 2^25, thousands of weight 1 would be lost in float32."""
+    weights = np.ones((1, 64, 64), np.float32)
+    weights[0, 0, 0] = 2**25
+    loss, ctx = softmax_cross_entropy_forward(np.zeros((1, 64, 64, 2), np.float32), np.zeros((1, 64, 64), int), weights)
+    np.testing.assert_allclose(loss, (ctx.factor * np.log(np.float32(2))).astype(float).sum(), rtol=1e-12)
+
+
 @both
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
 def test_any_integer_labels(pair, k, dtype):
@@ -317,20 +334,24 @@ def test_any_integer_labels(pair, k, dtype):
 def test_labels_of_another_size(pair, k):
     """Labels of the whole image against the smaller output: the message says to crop them."""
     logits, labels, _ = logits_and_labels(k)
-    with pytest.raises(ShapeError, match=r"labels have shape \(2, 5, 4\), .* expected \(2, 3, 4\)\..* crop the labels"):
+    text = rf"^{NAMES[pair]}: labels have shape \(2, 5, 4\), .* expected \(2, 3, 4\)\. "
+    text += r"With valid convolutions .*: crop the labels to its centre\.$"
+    with pytest.raises(ShapeError, match=text):
         pair(np.zeros((2, 5, 4), int))[0](logits)
-    with pytest.raises(ShapeError, match=r"weights have shape \(2, 3\), labels \(2, 3, 4\)\. Give one weight per pixel"):
+    text = rf"^{NAMES[pair]}: weights have shape \(2, 3\), labels \(2, 3, 4\)\. Give one weight per pixel"
+    with pytest.raises(ShapeError, match=text):
         pair(labels, np.ones((2, 3)))[0](logits)
 
 
 @both
 def test_labels_that_are_no_classes(pair, k):
-    """A mask of 0 and 255, or a label below -1, is refused with the range that was found."""
+    """A mask of 0 and 255, a label one too high, or one below -1, is refused with the range that was found."""
     logits, labels, _ = logits_and_labels(k)
-    for bad in (255, -2):
+    for bad in (255, max(k, 2), -2):
         wrong = labels.copy()
         wrong[0, 0, 0] = bad
-        with pytest.raises(DataError, match=rf"labels run from .*{bad}.*, but there are classes 0 to {max(k, 2) - 1} \(and -1"):
+        text = rf"^{NAMES[pair]}: labels run from .*{bad}.*, but there are classes 0 to {max(k, 2) - 1} \(and -1"
+        with pytest.raises(DataError, match=text):
             pair(wrong)[0](logits)
 
 
@@ -339,11 +360,12 @@ def test_labels_that_are_no_integers(pair, k):
     """Float labels, and a boolean mask, are refused with the conversion to use."""
     logits, labels, _ = logits_and_labels(k)
     for dtype in ("float32", "bool"):
-        with pytest.raises(DataError, match=rf"labels are {dtype}, expected whole numbers\. Convert with labels\.astype"):
+        text = rf"^{NAMES[pair]}: labels are {dtype}, expected whole numbers\. Convert with labels\.astype"
+        with pytest.raises(DataError, match=text):
             pair(labels.astype(dtype))[0](logits)
 
 
 def test_several_logits_for_the_sigmoid():
     """The sigmoid takes one logit a pixel."""
     with pytest.raises(ShapeError, match=r"sigmoid_cross_entropy: got 2 logits a pixel, expected 1\. Use softmax for several"):
-        sigmoid_cross_entropy_forward(np.zeros((1, 2, 2, 2)), np.zeros((1, 2, 2), int))
+        sigmoid_cross_entropy_forward(np.zeros((1, 3, 4, 2)), np.zeros((1, 3, 4), int))

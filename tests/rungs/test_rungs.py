@@ -9,9 +9,12 @@ from scipy.signal import correlate2d
 import tinyunet.rungs  # noqa: F401  registers the rungs
 from tinyunet import ladder
 from tinyunet.check import check_adjoint
-from tinyunet.rungs import im2col, loops
+from tinyunet.errors import BackendError
+from tinyunet.parallel import threads
+from tinyunet.rungs import im2col, loops, strips, taps, winograd, winograd1d
 
-ANY = np.zeros((1, 3, 3, 1)), np.zeros((3, 3, 1, 1))
+ANY = np.zeros((1, 3, 3, 1), np.float32), np.zeros((3, 3, 1, 1), np.float32)
+DOUBLE = np.zeros((1, 3, 3, 1)), np.zeros((3, 3, 1, 1))
 
 
 def rung_of(op, name):
@@ -20,7 +23,9 @@ def rung_of(op, name):
         return ladder.pick(op, *ANY)
 
 
-convs = pytest.mark.parametrize("name", ladder.rungs("conv3x3"))
+convs = pytest.mark.parametrize("name", ladder.able("conv3x3", *DOUBLE)[::-1])  # all that are exact
+threaded = pytest.mark.parametrize("name", ["strips", "winograd1d", "winograd"])
+float32_only = pytest.mark.parametrize("module", [winograd1d, winograd])
 upconvs = pytest.mark.parametrize("name", ladder.rungs("upconv2x2"))
 seeds = st.integers(0, 2**32 - 1)
 small = st.integers(1, 4)
@@ -162,3 +167,132 @@ def test_im2col_agrees_for_every_height_of_strip(strip_bytes, pad, c, o, monkeyp
     close(im2col.forward(x, k, pad), loops.conv_forward(x, k, pad))
     close(im2col.grad_x(dy, k, pad), loops.conv_grad_x(dy, k, pad))
     close(im2col.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 3000, 5000, 10**9])
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize(("c", "o"), [(4, 2), (2, 4)])
+def test_strips_agree_for_every_height_of_strip(strip_bytes, pad, c, o, monkeypatch):
+    """Strips of one row, of a few, with a remainder, and a single one give what the loops give."""
+    monkeypatch.setattr(strips, "STRIP_BYTES", strip_bytes)
+    x, k, dy = conv_arguments(2, 9, 7, c, o, pad, 0)
+    close(strips.forward(x, k, pad), loops.conv_forward(x, k, pad))
+    close(strips.grad_x(dy, k, pad), loops.conv_grad_x(dy, k, pad))
+    close(strips.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
+
+
+# Winograd and threads: float32 -----------------------------------------------------------------------------------------
+
+
+def near(got, wanted):
+    """float32 within 2e-5 of the largest wanted value, which is given in float64."""
+    assert got.dtype == np.float32
+    assert got.shape == wanted.shape
+    assert np.abs(got - wanted).max(initial=0) <= 2e-5 * np.abs(wanted).max(initial=0)
+
+
+def in_float32(module, x, k, dy, pad):
+    """Forward and both gradients of a rung's module."""
+    x, k, dy = (a.astype(np.float32) for a in (x, k, dy))
+    return module.forward(x, k, pad), module.grad_x(dy, k, pad), module.grad_w(x, dy, 3, pad)
+
+
+def in_float64(x, k, dy, pad):
+    """The same, exactly."""
+    return taps.forward(x, k, pad), taps.grad_x(dy, k, pad), taps.grad_w(x, dy, 3, pad)
+
+
+@float32_only
+@given(st.integers(1, 3), st.integers(3, 14), st.integers(3, 14), st.integers(1, 9), st.integers(1, 9), st.integers(0, 1), seeds)
+def test_winograd_agrees(module, n, h, w, c, o, pad, seed):
+    """Any size, from one pixel of output, also where tiles reach beyond the map; more channels than tiles and fewer."""
+    x, k, dy = conv_arguments(n, h, w, c, o, pad, seed)
+    for got, wanted in zip(in_float32(module, x, k, dy, pad), in_float64(x, k, dy, pad), strict=True):
+        near(got, wanted)
+
+
+@float32_only
+@pytest.mark.parametrize(("n", "h", "w", "c", "o"), [(1, 30, 30, 256, 320), (1, 45, 150, 64, 48), (2, 23, 400, 48, 16)])
+def test_winograd_agrees_over_strips_and_blocks(module, n, h, w, c, o):
+    """The same for maps of several strips, kernels of several blocks of channels, and rows too long for one product."""
+    for pad in (0, 1):
+        x, k, dy = conv_arguments(n, h, w, c, o, pad, 0)
+        for got, wanted in zip(in_float32(module, x, k, dy, pad), in_float64(x, k, dy, pad), strict=True):
+            near(got, wanted)
+
+
+def test_winograds_matrices_are_the_identity_of_a_correlation():
+    """In one dimension, A^T ((G w) * (B^T d)) is the correlation of d and w, for Lavin's points and for ours."""
+    rng = np.random.default_rng(0)
+    d, w = rng.standard_normal(6), rng.standard_normal(3)
+    for points in (winograd.POINTS, (0, 1, -1, 2, -2)):
+        a, b, g = winograd.matrices(points)
+        close(a.T @ ((g @ w) * (b.T @ d)), np.correlate(d, w, "valid"))
+
+
+def test_our_points_lose_less_than_lavins():
+    """The rounding error in float32 is less than half of that with the points 0, 1, -1, 2, -2."""
+    rng = np.random.default_rng(0)
+    d, w = rng.standard_normal((6, 20000)), rng.standard_normal((3, 20000))
+    wanted = np.stack([(d[i : i + 3] * w).sum(axis=0) for i in range(4)])
+
+    def error(points):
+        a, b, g = (m.astype(np.float32) for m in winograd.matrices(points))
+        return np.abs(a.T @ ((g @ w.astype(np.float32)) * (b.T @ d.astype(np.float32))) - wanted).max()
+
+    assert error(winograd.POINTS) < error((0, 1, -1, 2, -2)) / 2
+
+
+@pytest.mark.parametrize("name", ["winograd1d", "winograd"])
+def test_winograd_refuses_what_it_cannot_do(name):
+    """Other dtypes and other kernels are refused with the reason."""
+    x, w = DOUBLE
+    with ladder.rung(conv3x3=name):
+        with pytest.raises(BackendError, match="it takes float32, not float64, because its rounding errors are larger"):
+            ladder.pick("conv3x3", x, w)
+        with pytest.raises(BackendError, match="it takes 3x3 kernels, not 5x5"):
+            ladder.pick("conv3x3", ANY[0], np.zeros((5, 5, 1, 1), np.float32))
+
+
+@threaded
+@pytest.mark.parametrize(("n", "h", "w", "c", "o"), [(1, 40, 260, 8, 8), (3, 21, 22, 3, 70), (1, 70, 64, 32, 16)])
+def test_the_number_of_threads_changes_no_byte(name, n, h, w, c, o, monkeypatch):
+    """One, two and three threads give the same bytes, for strips small enough that there are many."""
+    monkeypatch.setattr(strips, "STRIP_BYTES", 2**13)
+    monkeypatch.setattr(winograd1d, "STRIP_BYTES", 2**14)
+    monkeypatch.setattr(winograd, "STRIP_TILES", 20)
+    x, k, dy = (a.astype(np.float32) for a in conv_arguments(n, h, w, c, o, 1, 0))
+    rung = rung_of("conv3x3", name)
+    seen = set()
+    for number in (1, 2, 3):
+        with threads(number):
+            results = rung.forward(x, k, 1), rung.grad_x(dy, k, 1), rung.grad_w(x, dy, 3, 1)
+        seen.add(b"".join(result.tobytes() for result in results))
+    assert len(seen) == 1
+
+
+@threaded
+@pytest.mark.parametrize("channels", [2, 70])
+def test_no_images_are_no_error(name, channels):
+    """An empty batch gives an empty output, an empty dx, and a dw of zeros."""
+    x, k, dy = (a.astype(np.float32) for a in conv_arguments(0, 8, 9, channels, channels, 0, 0))
+    rung = rung_of("conv3x3", name)
+    assert rung.forward(x, k, 0).shape == dy.shape
+    assert rung.grad_x(dy, k, 0).shape == x.shape
+    assert not rung.grad_w(x, dy, 3, 0).any()
+
+
+@threaded
+def test_nothing_is_left_in_the_workspace(name):
+    """A call after one on a larger map full of NaN gives what it gives without: no number is read before it is written."""
+    rung = rung_of("conv3x3", name)
+    arguments = [a.astype(np.float32) for a in conv_arguments(2, 9, 11, 5, 6, 1, 0)]
+    with threads(1):
+        x, k, dy = arguments
+        before = rung.forward(x, k, 1), rung.grad_x(dy, k, 1), rung.grad_w(x, dy, 3, 1)
+        x, k, dy = (np.full_like(a.astype(np.float32), np.nan) for a in conv_arguments(2, 30, 33, 9, 9, 1, 0))
+        rung.forward(x, k, 1), rung.grad_x(dy, k, 1), rung.grad_w(x, dy, 3, 1)
+        x, k, dy = arguments
+        after = rung.forward(x, k, 1), rung.grad_x(dy, k, 1), rung.grad_w(x, dy, 3, 1)
+    for was, is_now in zip(before, after, strict=True):
+        np.testing.assert_array_equal(was, is_now)

@@ -6,7 +6,7 @@
     with plant("kernel_flipped"):
         ...                         # everything runs, and the kernel is applied upside down
 
-Many are bugs that well-known projects shipped; `Bug.shipped` says which. The catalogue of properties (`tinyunet.catalogue`)
+Some were shipped by other projects; `Bug.shipped` has the threads. The catalogue of properties (`tinyunet.catalogue`)
 must see every one of them, and a test holds it to that. docs/kill_matrix.md shows which kind of check sees which bug.
 """
 

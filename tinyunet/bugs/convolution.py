@@ -81,7 +81,7 @@ bug(
     "im2col_index", "conv2d",
     "Windows are read along the row where they should go down it: the kernel sees three overlapping strips of one row.",
     Edit("tinyunet.rungs.im2col:_columns", "(down, right, down, item)", "(down, right, right, item)"),
-    shipped="PyDeepFlow PR#85, an im2col index, in like manner",
+    shipped="ravin-d-27/PyDeepFlow PR#85, an im2col index, in like manner",
 )
 bug(
     "memory_order_assumed", "conv2d",
@@ -129,7 +129,7 @@ bug(
     "bias_forgotten", "conv2d conv1x1",
     "The bias is never added: behind every ReLU the network can only turn about the origin, and the gradient of the bias moves "
     "something that nobody reads.",
-    Edit("tinyunet.ops.conv:conv2d_forward", "y += b\n", "y += 0 * b\n"),
+    Edit("tinyunet.ops.conv:conv2d_forward", "add_bias(y, b)", "add_bias(y, 0 * b)"),
 )
 bug(
     "upconv_rows_exchanged", "upconv",
@@ -144,7 +144,7 @@ bug(
     "upconv_first_image_only", "upconv",
     "Every image of the batch is painted from the first one: right for one image a step, and nobody looks at the others.",
     Edit("tinyunet.rungs.loops:upconv_forward", "w[a, b] @ x[n, i, j]", "w[a, b] @ x[0, i, j]"),
-    shipped="dfdx#657, a transposed convolution wrong for batches, and only on CUDA",
+    shipped="chelsea0x3b/dfdx#657, a transposed convolution wrong for batches, and only on CUDA",
 )
 bug(
     "upconv_gradient_of_one_row", "upconv",

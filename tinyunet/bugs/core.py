@@ -33,7 +33,9 @@ class Bug(NamedTuple):
     subjects: tuple[str, ...]  # of the catalogue, whose properties are expected to see it
     says: str  # what is wrong and how it shows, in one sentence
     edits: tuple[Edit, ...]
-    shipped: str = ""  # where a real project had it
+    shipped: str = ""  # threads of projects that had it: "owner/repo#1, owner/repo PR#2, in like manner"
+    known: str = ""  # where else it is known from: a paper, a definition, a habit
+    differentiable: bool = False  # whether it lies in what a forward or a backward pass computes
 
     @property
     def where(self) -> str:
@@ -50,15 +52,30 @@ class Bug(NamedTuple):
         return {"upconv2x2" if name == "gemm" or function.startswith("upconv") else "conv3x3": name}
 
 
+WITH_BACKWARD = frozenset((
+    "conv2d", "conv1x1", "upconv", "max_pool", "relu", "batch_norm", "batch_norm_eval", "batch_norm_layer", "dropout",
+    "crop_concat", "mirror_pad", "softmax_cross_entropy", "sigmoid_cross_entropy", "unet",
+))  # fmt: skip
+"""Subjects of the catalogue that have a backward pass."""
+
 BUGS: dict[str, Bug] = {}
 """name -> bug"""
 
 
-def bug(name: str, subjects: str, says: str, *edits: Edit, shipped: str = "") -> None:
-    """Enter a bug. Several subjects are separated by spaces."""
+def bug(
+    name: str,
+    subjects: str,
+    says: str,
+    *edits: Edit,
+    shipped: str = "",
+    known: str = "",
+    differentiable: bool | None = None,
+) -> None:
+    """Enter a bug. Several subjects are separated by spaces; it is differentiable if the first is, unless told otherwise."""
     if name in BUGS:
         raise ConfigError(f"bugs: there are two bugs called {name!r}. Rename one.")
-    BUGS[name] = Bug(name, tuple(subjects.split()), says, edits, shipped)
+    of = tuple(subjects.split())
+    BUGS[name] = Bug(name, of, says, edits, shipped, known, of[0] in WITH_BACKWARD if differentiable is None else differentiable)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ bug(
     Edit("tinyunet.ops.pool:max_pool_forward", "MaxPoolContext(winner, ",
          "MaxPoolContext(xp.stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
     Edit("tinyunet.ops.pool:max_pool_backward", "dy, ctx.winner.shape, ", "dy, ctx.winner.shape[1:], "),
-    Edit("tinyunet.ops.pool:max_pool_backward", "ctx.winner == place", "ctx.winner[place]"),
-    shipped="riccardoandreoni0#1",
+    Edit("tinyunet.ops.pool:max_pool_backward", "return over_rows(formula, dy, ctx.winner)", "return formula(dy, ctx.winner)"),
+    Edit("tinyunet.ops.pool:max_pool_backward", "winner == place", "winner[place]"),
+    shipped="riccardoandreoni0/CNN-from-scratch#1, the code quoted there",
 )
 bug(
     "ties_to_the_last", "max_pool",
@@ -32,7 +33,7 @@ bug(
 bug(
     "pool_gradient_misplaced", "max_pool",
     "The gradient has the right shape and sum and goes to the wrong pixel of each window: the network still learns.",
-    Edit("tinyunet.ops.pool:max_pool_backward", "ctx.winner == place", "ctx.winner == len(WINDOW) - 1 - place"),
+    Edit("tinyunet.ops.pool:max_pool_backward", "winner == place", "winner == len(WINDOW) - 1 - place"),
     shipped="HIPS/autograd PR#245, right shape and wrong content, in like manner",
 )
 bug(
@@ -45,7 +46,7 @@ bug(
     "An odd last row or column is silently dropped: everything that comes after is shifted against its skip.",
     Edit("tinyunet.ops.pool:max_pool_forward", "if height % 2 or width % 2:",
          "x = x[:, : height - height % 2, : width - width % 2]\n    if x.shape[1] % 2:"),
-    shipped="milesial/Pytorch-UNet#17",
+    shipped="milesial/Pytorch-UNet#17, a loud size error there, in like manner",
 )
 
 # ReLU
@@ -64,20 +65,19 @@ bug(
     "relu_writes_upstream", "relu",
     "Backward zeroes the entries of the gradient that it was handed: right, unless someone else still needs that array, as both "
     "roads of a skip do.",
-    Edit("tinyunet.ops.relu:relu_backward", "return array_module(dy).where(ctx.positive, dy, dy.dtype.type(0))",
-         "dy *= ctx.positive\n    return dy"),
-    shipped="DeZero, average pooling, in like manner",
+    Edit("tinyunet.ops.relu:relu_backward", "return select(positive, dy)", "dy *= positive\n        return dy"),
+    known="average pooling in DeZero, in like manner",
 )
 bug(
     "relu_writes_input", "relu",
     "Forward works in place to save memory: whoever kept the input, a batch norm or a figure, finds it cut off at 0.",
-    Edit("tinyunet.ops.relu:relu_forward", "return array_module(x).where(positive, x, x.dtype.type(0)), ",
-         "x[~positive] = 0\n    return x.copy(), "),
+    Edit("tinyunet.ops.relu:relu_forward", "return select(positive, x), ",
+         "x[~positive] = 0\n        return x.copy(), "),
 )
 bug(
     "dx_is_mean_of_dy", "relu",
     "Backward spreads the mean of the upstream gradient: a check whose upstream gradient is all ones finds it perfect.",
-    Edit("tinyunet.ops.relu:relu_backward", "where(ctx.positive, dy,", "where(ctx.positive, dy.mean(),"),
+    Edit("tinyunet.ops.relu:relu_backward", "select(positive, dy)", "select(positive, dy.mean() + 0 * dy)"),
 )
 
 # Batch norm
@@ -87,7 +87,7 @@ bug(
     "Mean and variance are taken over the images alone, for every pixel by itself, forward and backward alike: with one image a "
     "step the output is beta everywhere.",
     Edit("tinyunet.ops.norm:batch_norm_forward", "mean = channel_sum(x) / count", "mean = x.mean(axis=0)"),
-    Edit("tinyunet.ops.norm:batch_norm_forward", "channel_sum(centred * centred) / count", "(centred * centred).mean(axis=0)"),
+    Edit("tinyunet.ops.norm:batch_norm_forward", "channel_sum(centred, centred) / count", "(centred * centred).mean(axis=0)"),
     Edit("tinyunet.ops.norm:batch_norm_backward", "dbeta / count", "dy.mean(axis=0)"),
     Edit("tinyunet.ops.norm:batch_norm_backward", "x_hat * (dgamma / count)", "x_hat * (dy * x_hat).mean(axis=0)"),
 )
@@ -112,53 +112,55 @@ bug(
 bug(
     "batch_norm_gamma_forgotten", "batch_norm",
     "Backward leaves out gamma: right as long as gamma is 1, as at the start of every training and in most tests.",
-    Edit("tinyunet.ops.norm:batch_norm_backward", "dx = (gamma * inv_std) *", "dx = inv_std *"),
+    Edit("tinyunet.ops.norm:batch_norm_backward", "return (gamma * inv_std) *", "return inv_std *"),
 )
 bug(
     "backward_eats_its_context", "batch_norm",
     "Backward saves an array by working in its context: right the first time, and a second backward pass, or a figure of x_hat, "
     "is wrong.",
-    Edit("tinyunet.ops.norm:batch_norm_backward", "dx = (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))",
-         "x_hat *= dgamma / count\n    dx = (gamma * inv_std) * (dy - dbeta / count - x_hat)"),
+    Edit("tinyunet.ops.norm:batch_norm_backward", "return (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))",
+         "x_hat *= dgamma / count\n        return (gamma * inv_std) * (dy - dbeta / count - x_hat)"),
 )
 bug(
     "batch_norm_unbiased", "batch_norm",
     "The batch is normalised by the unbiased variance: output has a variance slightly below 1, plainly so at the small maps of "
     "the bottom.",
-    Edit("tinyunet.ops.norm:batch_norm_forward", "channel_sum(centred * centred) / count",
-         "channel_sum(centred * centred) / (count - 1)"),
+    Edit("tinyunet.ops.norm:batch_norm_forward", "channel_sum(centred, centred) / count",
+         "channel_sum(centred, centred) / (count - 1)"),
 )
 bug(
     "variance_cancels", "batch_norm",
     "The variance is computed as mean(x^2) - mean^2: right on paper, and in float32 negative or zero for a channel with a large "
     "mean.",
-    Edit("tinyunet.ops.norm:batch_norm_forward", "channel_sum(centred * centred) / count",
-         "channel_sum(x * x) / count - mean * mean"),
+    Edit("tinyunet.ops.norm:batch_norm_forward", "channel_sum(centred, centred) / count",
+         "channel_sum(x, x) / count - mean * mean"),
 )
 bug(
     "running_variance_biased", "batch_norm_layer",
     "The running variance follows the biased one: predictions differ slightly from those of the library whose rule it should "
     "be.",
     Edit("tinyunet.layers:BatchNorm.forward", "ctx.var * (count / (count - 1))", "ctx.var"),
+    differentiable=False,
 )
 bug(
     "momentum_the_wrong_way", "batch_norm_layer",
     "The running averages keep a tenth and take nine tenths of each batch: predictions depend on the last image seen, and jump.",
     Edit("tinyunet.layers:BatchNorm.forward", "(1 - self.momentum) * running + self.momentum * batch",
          "self.momentum * running + (1 - self.momentum) * batch"),
+    differentiable=False,
 )
 bug(
     "eval_mode_ignored", "batch_norm_layer",
     "In eval mode the statistics of the batch at hand are used: an image is segmented differently next to another one, and "
     "tiles of one image do not fit together.",
     Edit("tinyunet.layers:BatchNorm.forward", "if not self.training:", "if False:"),
-    shipped="milesial/Pytorch-UNet#31, SMP#128: eval() forgotten",
+    shipped="milesial/Pytorch-UNet#31, qubvel-org/segmentation_models.pytorch#128: eval() forgotten",
 )
 bug(
     "eval_gradient_of_training", "batch_norm_eval",
     "Backward in eval mode subtracts the mean of the gradient, as in training: but running statistics do not depend on x.",
-    Edit("tinyunet.ops.norm:batch_norm_eval_backward", "return dy * ctx.slope,",
-         "return (dy - channel_sum(dy) * dy.shape[3] / dy.size) * ctx.slope,"),
+    Edit("tinyunet.ops.norm:batch_norm_eval_backward", "over_rows(lambda dy: dy * ctx.slope, dy)",
+         "(dy - channel_sum(dy) * dy.shape[3] / dy.size) * ctx.slope"),
 )
 
 # Dropout
@@ -337,7 +339,7 @@ bug(
     Edit("tinyunet.ops.loss:softmax_cross_entropy_forward", "return _total(factor, cross_entropy)",
          "return _total(factor, -cross_entropy)"),
     Edit("tinyunet.ops.loss:softmax_cross_entropy_backward", "(ctx.p - ctx.target)", "(ctx.target - ctx.p)"),
-    shipped="the paper as printed, section 3, eq. 1",
+    known="the paper as printed, section 3, eq. 1",
 )
 bug(
     "sigmoid_for_background", "sigmoid_cross_entropy",

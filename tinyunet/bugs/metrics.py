@@ -21,17 +21,18 @@ bug(
 )
 bug(
     "membranes_are_one_object", "metrics",
-    "All predicted background is one large object instead of single pixels: on EM images V_Rand falls from 0.8 to 0.4 for the "
-    "same prediction.",
-    Edit("tinyunet.metrics:v_rand", "alone = singles / n**2", "alone = (singles / n) ** 2"),
-    shipped="skimage.metrics.adapted_rand_error, where it is the definition",
+    "All predicted background is one large object instead of single pixels: a membrane that is drawn too wide merges all cells "
+    "that it touches, and V_Rand falls.",
+    Edit("tinyunet.metrics:v_rand", "_foreground_shares(prediction, ",
+         "_foreground_shares(np.where(prediction > 0, prediction, prediction.max() + 1), "),
+    known="skimage.metrics.adapted_rand_error, where it is the definition",
 )
 bug(
     "merge_and_split_exchanged", "metrics",
     "Merge and split change names: the F-score is right, and whoever tunes against merged cells tunes the wrong way.",
     Edit("tinyunet.metrics:v_rand", "merge=both / ((b**2).sum() + alone), split=both / (a**2).sum()",
          "split=both / ((b**2).sum() + alone), merge=both / (a**2).sum()"),
-    shipped="scikit-image#6485",
+    shipped="scikit-image/scikit-image#6485",
 )
 bug(
     "entropy_of_membranes_forgotten", "metrics",
@@ -48,7 +49,7 @@ bug(
     "A class that is nowhere, in truth or prediction, scores 0 instead of not counting: an empty image is punished for being "
     "right.",
     Edit("tinyunet.metrics:_ratio", "np.full(whole.shape, np.nan)", "np.zeros(whole.shape)"),
-    shipped="fastai#2267, MONAI#746: Dice of empty masks",
+    shipped="fastai/fastai#2267, Project-MONAI/MONAI#746: Dice of empty masks",
 )
 bug(
     "background_in_the_mean", "metrics",
@@ -83,7 +84,7 @@ bug(
     Edit("tinyunet.metrics:best_threshold", "measure(p > threshold, reference)", "measure(p >= threshold, reference)"),
 )
 bug(
-    "mean_of_images", "metrics",
+    "first_image_counts_twice", "metrics",
     "The first image counts twice when scores are added up: measures of a data set depend on the order of its images.",
     Edit("tinyunet.metrics:total", "sum(scores[1:], scores[0])", "sum(scores, scores[0])"),
 )

@@ -53,11 +53,13 @@ bug(
     "running_statistics_not_saved", "unet",
     "A checkpoint holds the parameters and not the running statistics: a loaded network predicts with mean 0 and variance 1.",
     Edit("tinyunet.unet:UNet.state", "{**self.params(), **buffers}", "self.params()"),
+    differentiable=False,
 )
 bug(
     "dropout_at_the_top", "unet",
     "Dropout sits in the first level instead of the last contracting one: fine detail is lost where it matters most.",
     Edit("tinyunet.unet:Down.__init__", "dropout=level == spec.depth - 1", "dropout=level == 0"),
+    differentiable=False,
 )
 
 # Size arithmetic
@@ -67,23 +69,27 @@ bug(
     "A convolution without padding is taken to keep the size, so any multiple of 2^depth passes: what the tables promise is not "
     "what comes out.",
     Edit("tinyunet.shapes:_walk", 'shrink = 2 if spec.padding == "valid" else 0', "shrink = 0"),
-    shipped="jakeret/tf_unet#39 and #235, offsets that hold for one setting only, in like manner",
+    shipped="jakeret/tf_unet#39, jakeret/tf_unet#235, offsets that hold for one setting only, in like manner",
+    differentiable=False,
 )
 bug(
     "receptive_field_off_by_one", "unet",
     "The interval ends one pixel early: the reach of 107 pixels is called 106, and whoever relies on it gets a seam.",
     Edit("tinyunet.shapes:receptive_field", "high - (i + shift))", "high - (i + shift) - 1)"),
+    differentiable=False,
 )
 bug(
     "receptive_field_without_itself", "unet",
     "The width of the receptive field leaves out the pixel itself: 187 instead of 188.",
     Edit("tinyunet.shapes:Reach.size", "self.before + 1 + self.after", "self.before + self.after"),
+    differentiable=False,
 )
 bug(
     "biases_not_counted", "unet",
     "The number of parameters leaves out the biases of 3x3 convolutions: nearly right, and it does not match the paper's "
     "network.",
     Edit("tinyunet.shapes:LayerInfo.params", "9 * self.c_in + 1", "9 * self.c_in"),
+    differentiable=False,
 )
 
 # Tiles
@@ -93,14 +99,14 @@ bug(
     "Tiles are laid edge to edge, 388 pixels apart, as figure 2 is usually read: 388 is no multiple of 16, so poolings fall "
     "differently and tiles do not agree with the whole image.",
     Edit("tinyunet.shapes:tile_spans", "stride = keep // step * step", "stride = keep"),
-    shipped="the usual reading of the paper's figure 2",
+    known="the usual reading of the paper's figure 2",
 )
 bug(
     "halo_too_small", "tiling",
     "Tiles of a network with same padding overlap by one pooling cell instead of the whole receptive field: the zero border of "
     "each tile leaves a frame in the result.",
     Edit("tinyunet.shapes:tile_spans", "halo = -(-max(max(r) for r in receptive_field(spec)) // step) * step", "halo = step"),
-    shipped="Project-MONAI/MONAI#298, nnUNet#325: seams, in like manner",
+    shipped="Project-MONAI/MONAI#298, MIC-DKFZ/nnUNet#325: seams, in like manner",
 )
 bug(
     "tile_one_pixel_off", "tiling",

@@ -37,7 +37,8 @@ bug(
 )
 bug(
     "step_count_not_restored", "optim training",
-    "A resumed Adam counts its steps from 0 again and corrects averages that need no correction: a leap in the loss.",
+    "A resumed Adam counts its steps from 0 again and corrects averages that need no correction: the next steps are up to five "
+    "times too small.",
     Edit("tinyunet.optim:Optimizer.load_state", "self.steps = steps", "self.steps = 0"),
 )
 bug(
@@ -73,7 +74,7 @@ bug(
     "Every step seeds its generator alike: augmentation and dropout never vary, as with workers of a data loader that share a "
     "seed.",
     Edit("tinyunet.train:_steps", "np.random.default_rng((config.seed, step))", "np.random.default_rng((config.seed, 1))"),
-    shipped="PyTorch data loaders whose workers share the state of NumPy's generator",
+    known="PyTorch data loaders whose workers share the state of NumPy's generator",
 )
 bug(
     "same_order_in_every_epoch", "training",

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from tinyunet import plot, shapes
+from tinyunet import parallel, plot, shapes
 from tinyunet.cli.app import app
 from tinyunet.cli.options import given_options, of_network
 from tinyunet.cli.terminal import out_console, say, size_text, table_of
 from tinyunet.config import RunConfig, put
+from tinyunet.data.sample import counted
 
 
 @app.command("shapes", epilog="Example: tinyunet shapes 572 --figure unet.png")
@@ -65,14 +66,15 @@ def shapes_(
     table.add_row("total", sizes, "", "", f"{params:,}", f"{macs / 1e9:.2f}", f"{kept:,.1f}")
     out_console.print(table)
     say()
-    training = [shapes.training_bytes(spec, h, w, moments=moments) / shapes.MIB for moments in (1, 2)]
+    training = [shapes.training_bytes(spec, h, w, moments=moments, threads=parallel.count()) / shapes.MIB for moments in (1, 2)]
     reach = sorted({r.size for r in shapes.receptive_field(spec)})
     say(f"margin           {shapes.margin(spec)} px on each side that the output does not have")
     seen = " to ".join(map(str, dict.fromkeys((reach[0], reach[-1]))))
     say(f"receptive field  {seen} px, by the pixel's place among the poolings")
     say(
         f"memory           {training[0]:,.0f} MiB for a training step with SGD, {training[1]:,.0f} MiB with Adam; "
-        f"{shapes.forward_bytes(spec, h, w) / shapes.MIB:,.0f} MiB for a prediction"
+        f"{shapes.forward_bytes(spec, h, w, threads=parallel.count()) / shapes.MIB:,.0f} MiB for a prediction "
+        f"({counted(parallel.count(), 'thread')})"
     )
     smallest, step = shapes.smallest_size(spec), shapes.size_step(spec)
     say(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyunet import plot, shapes
+from tinyunet import parallel, plot, shapes
 from tinyunet.checkpoint import load_checkpoint
 from tinyunet.cli.app import app
 from tinyunet.cli.options import (
@@ -114,7 +114,7 @@ def train(
     ] = None,
     save_every: Annotated[int | None, of_train("save_every", "steps between checkpoints", default="at every validation")] = None,
     min_size: Annotated[int | None, of_train("min_size", "objects with fewer pixels do not count in SEG")] = None,
-    max_mem: Annotated[float | None, of_train("max_mem", "MiB for a validation")] = None,
+    max_mem: Annotated[float | None, of_train("max_mem", "MiB for a validation, beside the data set")] = None,
     seed: Annotated[int | None, of_train("seed", "of everything random")] = None,
     augment: Annotated[
         bool | None,
@@ -150,7 +150,7 @@ def train(
     _check_memory(shapes.count_params(spec) * 4 * (2 + moments), "a smaller --base or --depth")  # before any of it is taken
     model = UNet(spec, rng=settings.train.seed)
     tile_in, tile_out = tile_size(model, train_data, settings.train)
-    memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=moments)
+    memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=moments, threads=parallel.count())
     _check_memory(memory, "a smaller --tile, --batch, --base or --depth")
     records = fit(model, train_data, val_data_, settings.train, out=folder, resume=resume)  # refuses before there is a folder
     pairs = [(name, getattr(was, name), getattr(settings.train, name)) for name in RESUMABLE] if was is not None else []

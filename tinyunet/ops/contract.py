@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import mul
 from typing import Any
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DTypeError, ShapeError
+from tinyunet.parallel import over_rows
 
 DTYPES = ("float32", "float64", "complex128")
 """What an op takes and gives back unchanged. complex128 is there for complex-step gradient checks."""
@@ -48,9 +51,44 @@ def as_gradient(who: str, dy: Array, shape: tuple[int, ...], dtype: Any) -> Arra
     return array_module(dy).ascontiguousarray(dy)
 
 
-def channel_sum(a: Array) -> Array:
-    """(N, H, W, C) -> (C,), first along rows of pixels, then over rows.
+def channel_sum(a: Array, *factors: Array) -> Array:
+    """The sum of a, or of the product a * ..., over images and pixels: (N, H, W, C) -> (C,)
 
-    In float32 a running sum over 300,000 pixels loses four digits; two sums over 600 each lose much less.
+    First along rows of pixels, then over rows. In float32 a running sum over 300,000 pixels loses four digits; two sums over
+    600 each lose much less.
     """
-    return a.sum(axis=2).sum(axis=(0, 1))
+
+    def formula(*maps: Array) -> Array:
+        product = reduce(mul, maps)
+        ones = array_module(product).ones((1, product.shape[2]), product.dtype)
+        return (ones @ product)[:, :, 0]  # a sum as a matrix product: NumPy's own is slow where channels are few
+
+    return over_rows(formula, a, *factors).sum(axis=(0, 1))
+
+
+def select(mask: Array, a: Array, b: Array | None = None) -> Array:
+    """a where the mask is true, else b, else 0 if there is no b: `where`, some ten times as fast
+
+    any shape, the same for all -> the same shape
+
+    Which values a mask takes is hard to foresee, and a processor that guesses wrong at half of them loses most of its time.
+    Bits are picked without a guess: those of a under a mask of ones, those of b under its complement.
+    """
+    xp = array_module(a)
+    if xp.iscomplexobj(a) or not a.flags.c_contiguous or (b is not None and not b.flags.c_contiguous):
+        return xp.where(mask, a, a.dtype.type(0) if b is None else b)
+    bits = xp.dtype(f"i{a.itemsize}")
+    ones = -mask.astype(bits)  # -1 is all ones
+    chosen = a.view(bits) & ones
+    if b is not None:
+        chosen |= b.view(bits) & ~ones
+    return chosen.view(a.dtype)
+
+
+def add_bias(y: Array, b: Array) -> None:
+    """y += b, in place, for a map that the caller has made: (N, H, W, C), (C,)"""
+
+    def formula(y: Array) -> None:
+        y += b
+
+    over_rows(formula, y)

@@ -2,9 +2,9 @@
 
 What deep learning calls convolution is correlation: the kernel is not flipped. So is this.
 
-The sum itself is written three times in `tinyunet/rungs/`: as the formula says (loops.py), as nine shifted matrix products
-(taps.py, the one to read), and as one large matrix product (im2col.py, the one that runs). `ladder.pick` takes the fastest
-that can do what is asked. A 1x1 convolution is a single matrix product and stands right here.
+The sum itself is written several times in `tinyunet/rungs/`: as the formula says (loops.py), as nine shifted matrix products
+(taps.py, the one to read), as one large matrix product (im2col.py, strips.py), and with fewer multiplications (winograd1d.py,
+winograd.py). `ladder.pick` takes the one that should be fastest. A 1x1 convolution is a single matrix product and stands here.
 
 Letters: N images, H rows, W columns, C channels in, P x Q the output's rows x columns, O channels out, K kernel size.
 """
@@ -17,7 +17,8 @@ import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
 from tinyunet import ladder
 from tinyunet.backend import Array
 from tinyunet.errors import ConfigError, ShapeError
-from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
+from tinyunet.ops.contract import add_bias, as_gradient, as_map, channel_sum, check_param
+from tinyunet.parallel import over_rows
 
 Padding = Literal["valid", "same"]
 
@@ -54,8 +55,8 @@ def conv2d_forward(x: Array, w: Array, b: Array, padding: Padding = "valid") -> 
         raise ShapeError(
             f"conv2d: a {x.shape[1]}x{x.shape[2]} map is smaller than the {size}x{size} kernel. Give at least {size}x{size}."
         )
-    y = x @ w[0, 0] if size == 1 else ladder.pick("conv3x3", x, w).forward(x, w, pad)
-    y += b
+    y = over_rows(lambda x: x @ w[0, 0], x) if size == 1 else ladder.pick("conv3x3", x, w, "forward").forward(x, w, pad)
+    add_bias(y, b)
     return y, ConvContext(x, w, pad)
 
 
@@ -73,11 +74,13 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
     size, _, c_in, c_out = w.shape
     dy = as_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out), x.dtype)
     if size == 1:
-        dx = dy @ w[0, 0].T
+        dx = over_rows(lambda dy: dy @ w[0, 0].T, dy)
         dw = (x.reshape(-1, c_in).T @ dy.reshape(-1, c_out)).reshape(w.shape)
     else:
-        rung = ladder.pick("conv3x3", x, w)
-        dx, dw = rung.grad_x(dy, w, pad), rung.grad_w(x, dy, size, pad)
+        rung = ladder.pick("conv3x3", x, w, "grad_x")
+        dx = rung.grad_x(dy, w, pad)
+        rung = ladder.pick("conv3x3", x, w, "grad_w")
+        dw = rung.grad_w(x, dy, size, pad)
     return dx, dw, channel_sum(dy)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DTypeError, ShapeError
 from tinyunet.ops.contract import as_gradient, as_map
+from tinyunet.parallel import over_rows
 from tinyunet.shapes import Crop, center_crop
 
 
@@ -39,7 +40,8 @@ def crop_concat_forward(up: Array, skip: Array) -> tuple[Array, CropConcatContex
     if up.dtype != skip.dtype:
         raise DTypeError(f"crop_concat: up is {up.dtype} and skip is {skip.dtype}. Convert one of them.")
     crop = center_crop(skip.shape[1:3], up.shape[1:3])
-    y = array_module(up).concatenate((up, skip[_window(crop, up.shape)]), axis=3)
+    parts = (up, skip[_window(crop, up.shape)])
+    y = over_rows(lambda *rows: array_module(up).concatenate(rows, axis=3), *parts)
     return y, CropConcatContext(crop, up.shape, skip.shape, up.dtype)
 
 

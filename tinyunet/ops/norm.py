@@ -11,6 +11,7 @@ from typing import NamedTuple
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
 from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
+from tinyunet.parallel import over_rows
 
 EPS = 1e-5
 """Added to the variance, inside the root, so that a constant channel stays finite."""
@@ -40,11 +41,16 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = EPS) ->
     if count < 2:
         raise ShapeError(f"batch_norm: shape {x.shape} has {count} value a channel; training needs 2 or more to take a variance.")
     mean = channel_sum(x) / count
-    centred = x - mean
-    var = channel_sum(centred * centred) / count
+    centred = over_rows(lambda x: x - mean, x)
+    var = channel_sum(centred, centred) / count
     inv_std = 1 / array_module(x).sqrt(var + eps)
-    x_hat = centred * inv_std
-    return gamma * x_hat + beta, BatchNormContext(x_hat, gamma, inv_std, mean, var)
+
+    def formula(centred: Array) -> tuple[Array, Array]:
+        x_hat = centred * inv_std
+        return gamma * x_hat + beta, x_hat
+
+    y, x_hat = over_rows(formula, centred)
+    return y, BatchNormContext(x_hat, gamma, inv_std, mean, var)
 
 
 def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array, Array]:
@@ -60,8 +66,12 @@ def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array,
     x_hat, gamma, inv_std, _, _ = ctx
     dy = as_gradient("batch_norm", dy, x_hat.shape, x_hat.dtype)
     count = dy.shape[0] * dy.shape[1] * dy.shape[2]
-    dgamma, dbeta = channel_sum(dy * x_hat), channel_sum(dy)
-    dx = (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))
+    dgamma, dbeta = channel_sum(dy, x_hat), channel_sum(dy)
+
+    def formula(dy: Array, x_hat: Array) -> Array:
+        return (gamma * inv_std) * (dy - dbeta / count - x_hat * (dgamma / count))
+
+    dx = over_rows(formula, dy, x_hat)
     return dx, dgamma, dbeta
 
 
@@ -81,8 +91,13 @@ def batch_norm_eval_forward(
     """
     x = _checked(x, gamma, beta)
     inv_std = 1 / array_module(x).sqrt(var + eps)
-    x_hat = (x - mean) * inv_std
-    return gamma * x_hat + beta, BatchNormEvalContext(x_hat, gamma * inv_std)
+
+    def formula(x: Array) -> tuple[Array, Array]:
+        x_hat = (x - mean) * inv_std
+        return gamma * x_hat + beta, x_hat
+
+    y, x_hat = over_rows(formula, x)
+    return y, BatchNormEvalContext(x_hat, gamma * inv_std)
 
 
 def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Array, Array, Array]:
@@ -91,7 +106,8 @@ def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Arra
     (N, H, W, C) -> (N, H, W, C), (C,), (C,)
     """
     dy = as_gradient("batch_norm", dy, ctx.x_hat.shape, ctx.x_hat.dtype)
-    return dy * ctx.slope, channel_sum(dy * ctx.x_hat), channel_sum(dy)
+    dx = over_rows(lambda dy: dy * ctx.slope, dy)
+    return dx, channel_sum(dy, ctx.x_hat), channel_sum(dy)
 
 
 def _checked(x: Array, gamma: Array, beta: Array) -> Array:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import as_gradient, as_map
+from tinyunet.ops.contract import as_gradient, as_map, select
+from tinyunet.parallel import over_rows
 
 WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
 """The four places of a window as (row, column), numbered in row-major order."""
@@ -36,13 +37,18 @@ def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
     if height % 2 or width % 2:
         raise ShapeError(f"max_pool: a {height}x{width} map is odd. Pad or crop it to {height + height % 2}x{width + width % 2}.")
     xp = array_module(x)
-    y = x[:, 0::2, 0::2].copy()
-    winner = xp.zeros(y.shape, xp.uint8)
-    for place, (a, b) in enumerate(WINDOW[1:], start=1):
-        rival = x[:, a::2, b::2]
-        wins = ~(rival.real <= y.real) & (y == y)  # "not <=" lets a NaN win, "y == y" lets it stay
-        xp.copyto(y, rival, where=wins)
-        winner[wins] = place
+
+    def formula(x: Array) -> tuple[Array, Array]:
+        y = x[:, 0::2, 0::2].copy()
+        winner = xp.zeros(y.shape, xp.uint8)
+        for place, (a, b) in enumerate(WINDOW[1:], start=1):
+            rival = x[:, a::2, b::2].copy()
+            wins = ~(rival.real <= y.real) & (y == y)  # "not <=" lets a NaN win, "y == y" lets it stay
+            y = select(wins, rival, y)
+            winner = xp.maximum(winner, wins * xp.uint8(place))  # a later place has a larger number
+        return y, winner
+
+    y, winner = over_rows(formula, x, together=2)
     return y, MaxPoolContext(winner, x.dtype)
 
 
@@ -55,8 +61,12 @@ def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
     """
     dy = as_gradient("max_pool", dy, ctx.winner.shape, ctx.dtype)
     xp = array_module(dy)
-    n, height, width, c = dy.shape
-    dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)
-    for place, (a, b) in enumerate(WINDOW):
-        dx[:, a::2, b::2] = xp.where(ctx.winner == place, dy, dy.dtype.type(0))
-    return dx
+
+    def formula(dy: Array, winner: Array) -> Array:
+        n, height, width, c = dy.shape
+        dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)
+        for place, (a, b) in enumerate(WINDOW):
+            dx[:, a::2, b::2] = select(winner == place, dy)
+        return dx
+
+    return over_rows(formula, dy, ctx.winner)

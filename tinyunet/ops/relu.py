@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tinyunet.backend import Array, array_module
-from tinyunet.ops.contract import as_gradient, as_values
+from tinyunet.backend import Array
+from tinyunet.ops.contract import as_gradient, as_values, select
+from tinyunet.parallel import over_values
 
 
 class ReLUContext(NamedTuple):
@@ -23,8 +24,13 @@ def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
     A NaN stays a NaN. Complex numbers, in complex-step checks, are compared by their real part.
     """
     x = as_values("relu", x)
-    positive = ~(x.real <= 0)
-    return array_module(x).where(positive, x, x.dtype.type(0)), ReLUContext(positive, x.dtype)
+
+    def formula(x: Array) -> tuple[Array, Array]:
+        positive = ~(x.real <= 0)
+        return select(positive, x), positive
+
+    y, positive = over_values(formula, x)
+    return y, ReLUContext(positive, x.dtype)
 
 
 def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
@@ -33,4 +39,8 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
     any shape -> the same shape
     """
     dy = as_gradient("relu", dy, ctx.positive.shape, ctx.dtype)
-    return array_module(dy).where(ctx.positive, dy, dy.dtype.type(0))
+
+    def formula(dy: Array, positive: Array) -> Array:
+        return select(positive, dy)
+
+    return over_values(formula, dy, ctx.positive)

@@ -14,7 +14,7 @@ import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
 from tinyunet import ladder
 from tinyunet.backend import Array
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
+from tinyunet.ops.contract import add_bias, as_gradient, as_map, channel_sum, check_param
 
 
 class UpConvContext(NamedTuple):
@@ -36,8 +36,8 @@ def upconv_forward(x: Array, w: Array, b: Array) -> tuple[Array, UpConvContext]:
         raise ShapeError(f"upconv: w has shape {w.shape}, expected (2, 2, O, C).")
     check_param("upconv", "w", w, (2, 2, w.shape[2], x.shape[3]), x)
     check_param("upconv", "b", b, (w.shape[2],), x)
-    y = ladder.pick("upconv2x2", x, w).forward(x, w)
-    y += b
+    y = ladder.pick("upconv2x2", x, w, "forward").forward(x, w)
+    add_bias(y, b)
     return y, UpConvContext(x, w)
 
 
@@ -51,5 +51,6 @@ def upconv_backward(dy: Array, ctx: UpConvContext) -> tuple[Array, Array, Array]
     x, w = ctx
     n, height, width, _ = x.shape
     dy = as_gradient("upconv", dy, (n, 2 * height, 2 * width, w.shape[2]), x.dtype)
-    rung = ladder.pick("upconv2x2", x, w)
-    return rung.grad_x(dy, w), rung.grad_w(x, dy), channel_sum(dy)
+    dx = ladder.pick("upconv2x2", x, w, "grad_x").grad_x(dy, w)
+    dw = ladder.pick("upconv2x2", x, w, "grad_w").grad_w(x, dy)
+    return dx, dw, channel_sum(dy)

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 from tinyunet.backend import Array, array_module
 from tinyunet.ladder import Rung
+from tinyunet.parallel import over_rows
 
 
 def forward(x: Array, w: Array) -> Array:
     """y[n,i,a,j,:] = w[a] x[n,i,j], with w[a] as a matrix (2 O, C)"""
-    n, height, width, c_in = x.shape
-    c_out = w.shape[2]
-    y = array_module(x).empty((n, height, 2, width, 2 * c_out), x.dtype)
-    pixels = x.reshape(-1, c_in)
-    for a in range(2):
-        y[:, :, a] = (pixels @ w[a].reshape(2 * c_out, c_in).T).reshape(n, height, width, 2 * c_out)
-    return y.reshape(n, 2 * height, 2 * width, c_out)
+    c_out, c_in = w.shape[2:]
+
+    def rows(x: Array) -> Array:
+        n, height, width, _ = x.shape
+        y = array_module(x).empty((n, height, 2, width, 2 * c_out), x.dtype)
+        for a in range(2):
+            y[:, :, a] = x @ w[a].reshape(2 * c_out, c_in).T
+        return y.reshape(n, 2 * height, 2 * width, c_out)
+
+    return over_rows(rows, x)
 
 
 def grad_x(dy: Array, w: Array) -> Array:
     """dx[n,i,j] = sum over a of w[a]^T dy[n,i,a,j,:]"""
-    n, rows, cols, c_out = dy.shape
-    c_in = w.shape[3]
-    by_row = dy.reshape(n, rows // 2, 2, cols // 2, 2 * c_out)
-    dx = by_row[:, :, 0].reshape(-1, 2 * c_out) @ w[0].reshape(2 * c_out, c_in)
-    dx += by_row[:, :, 1].reshape(-1, 2 * c_out) @ w[1].reshape(2 * c_out, c_in)
-    return dx.reshape(n, rows // 2, cols // 2, c_in)
+    c_out, c_in = w.shape[2:]
+
+    def rows(dy: Array) -> Array:
+        n, height, width, _ = dy.shape
+        by_row = dy.reshape(n, height // 2, 2, width // 2, 2 * c_out)
+        dx = by_row[:, :, 0].reshape(-1, 2 * c_out) @ w[0].reshape(2 * c_out, c_in)
+        dx += by_row[:, :, 1].reshape(-1, 2 * c_out) @ w[1].reshape(2 * c_out, c_in)
+        return dx.reshape(n, height // 2, width // 2, c_in)
+
+    return over_rows(rows, dy, together=2)
 
 
 def grad_w(x: Array, dy: Array) -> Array:
