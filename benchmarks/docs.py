@@ -14,7 +14,9 @@ from pathlib import Path
 
 from common import RESULTS, fill
 
-from tinyunet.catalogue import CATALOGUE, LADDERS, SUBJECTS, rungs_of
+from tinyunet.catalogue import CATALOGUE, LADDERS, SUBJECTS, Property, rungs_of
+from tinyunet.catalogue.laws import LAWS
+from tinyunet.catalogue.own import CALLS
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,9 +37,10 @@ def numbers() -> str:
     ]
     for name in ("dsb2018", "isbi2012", "u373"):
         r, a = real[name], real[name]["plain"]
+        over = f" (mean over images {a['mean_over_images']:.3f})" if "mean_over_images" in a else ""
         rows.append((
             f"{r['title']}, {r['images'][0]} images to train on, {r['images'][1]} held out",
-            f"{r['train_seconds'] / 60:.1f} min; IoU {a['mean_iou']:.3f} (mean over images {a['mean_over_images']:.3f}), "
+            f"{r['train_seconds'] / 60:.1f} min; IoU {a['mean_iou']:.3f}{over}, "
             f"SEG {a['seg']:.3f}, pixel error {a['pixel_error']:.3f}",
         ))  # fmt: skip
     rows += [
@@ -78,16 +81,41 @@ def escaped(text: str) -> str:
 
 
 def properties() -> str:
-    """Every law of the catalogue, by subject."""
+    """How an op is called, the laws that ops have in common, and every other law of the catalogue by subject."""
     count = sum(len(laws) for laws in CATALOGUE.values())
-    lines = [f"{count} properties of {len(SUBJECTS)} subjects."]
+    checks = sum(len(CATALOGUE[subject]) * len(rungs_of(subject)) for subject in SUBJECTS)
+    ladders = " and ".join(f"those of {s} on each of {len(rungs_of(s))} rungs ({', '.join(rungs_of(s))})" for s in LADDERS)
+    lines = [f"{count} properties of {len(SUBJECTS)} subjects. They make {checks} checks: {ladders}, all others once."]
+
+    lines += ["", "## How an op of your own is called", ""]
+    lines += ["| subject | forward | backward |", "| --- | --- | --- |"]
+    for subject, call in CALLS.items():
+        lines.append(f"| {subject} | `{call.forward}` | {f'`{call.backward}`' if call.backward else 'none'} |")
+
+    by_law: dict[str, list[str]] = {name: [s for s in SUBJECTS if any(_is_common(p) and p.name == name for p in CATALOGUE[s])]
+                                    for name in LAWS}  # fmt: skip
+    every = [s for s in SUBJECTS if any(s in subjects for subjects in by_law.values())]
+    lines += ["", "## Laws that ops have in common", "", f"All: {', '.join(every)}.", ""]
+    lines += ["| property | kind | holds for | what must hold |", "| --- | --- | --- | --- |"]
+    for name, subjects in by_law.items():
+        says = next(p for p in CATALOGUE[subjects[0]] if p.name == name)
+        lacking = [s for s in every if s not in subjects]
+        few = "all" if not lacking else ", ".join(subjects) if len(subjects) <= len(lacking) else f"all but {', '.join(lacking)}"
+        lines.append(f"| `{name}` | {says.kind} | {few} | {escaped(says.says)} |")
+
     for subject in SUBJECTS:
-        rungs = f" Checked on every rung of its ladder: {', '.join(rungs_of(subject))}." if subject in LADDERS else ""
-        laws = CATALOGUE[subject]
-        lines += ["", f"## {subject}", "", f"{len(laws)} properties.{rungs}", ""]
+        own = [p for p in CATALOGUE[subject] if not _is_common(p)]
+        common = len(CATALOGUE[subject]) - len(own)
+        beside = f" of its own, and {common} of the common ones" if common else ""
+        lines += ["", f"## {subject}", "", f"{'1 property' if len(own) == 1 else f'{len(own)} properties'}{beside}.", ""]
         lines += ["| property | kind | what must hold |", "| --- | --- | --- |"]
-        lines += [f"| `{p.name}` | {p.kind} | {escaped(p.says)} |" for p in laws]
+        lines += [f"| `{p.name}` | {p.kind} | {escaped(p.says)} |" for p in own]
     return "\n".join(lines)
+
+
+def _is_common(prop: Property) -> bool:
+    """Some parts keep a law of their own under the name of a common one; its sentence tells them apart."""
+    return prop.name in LAWS and prop.says == (LAWS[prop.name][1].__doc__ or "").strip().splitlines()[0]
 
 
 def main() -> None:

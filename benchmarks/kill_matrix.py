@@ -2,6 +2,7 @@
 
     python benchmarks/kill_matrix.py            some minutes on two cores
     python benchmarks/kill_matrix.py --page     only write page and picture anew, from the results
+    python benchmarks/kill_matrix.py --check    exit with 1 if docs/kill_matrix.md is not what the results give
 
 Writes results/kill_matrix.json, docs/kill_matrix.md and docs/kill_matrix.png. All properties count, of all parts. Those that
 never call the function that a bug is in cannot see it: a first run without bugs notes who calls what, and spares them.
@@ -36,7 +37,7 @@ from matplotlib.transforms import blended_transform_factory
 
 import tinyunet
 from tinyunet import rung
-from tinyunet.bugs import BUGS, plant
+from tinyunet.bugs import BUGS, Bug, plant
 from tinyunet.bugs.core import empty_caches, find
 from tinyunet.catalogue import CATALOGUE, Property, check_on_rung
 from tinyunet.plot import save as save_figure
@@ -50,16 +51,17 @@ GRADIENT_CHECKS = ("differences", "complex_step")
 
 TEXT = """# Who sees which bug
 
-`tinyunet.bugs` holds {total} bugs, each a change of a line or two; {shipped} of them were shipped by other projects, as they
+`tinyunet.bugs` holds {total} bugs, each a change of a few lines. Of {shipped} a thread of another project tells, as they
 stand or in like manner. Each was planted by itself, and all {properties} properties of the catalogue were run against it.
 `benchmarks/kill_matrix.py` writes this page; a test fails if a bug is not seen by any property of the parts that it names.
 
 - Seen: {seen} of {total}. Not seen by anything: {survivors}.
-- {differentiable} bugs lie where there is a backward pass. A gradient check, which compares backward with how forward changes,
-  sees **{checked}** of them, {differences} by the differences that everyone uses and the others by complex steps or through the
-  whole network. Adjoints see {adjoint}. The other **{consistent}** get past both: forward and backward agree with each other and
-  not with the formula, or what is wrong is not the gradient.
-- The remaining {others} lie in data, tiles, training and metrics, where there is nothing to differentiate.
+- {differentiable} bugs lie in what a forward or a backward pass computes. A gradient check, which compares backward with how
+  forward changes, sees **{checked}** of them, {differences} by the differences that everyone uses and the others by complex
+  steps or through the whole network. Adjoints see {adjoint}. The other **{consistent}** get past both: forward and backward
+  agree with each other and not with the formula, or what is wrong is not the gradient.
+- The remaining {others} lie where there is nothing to differentiate: data, tiles, training, metrics, first weights, running
+  statistics, tables of sizes.
 - Seen by one kind of property alone: {only}.
 - Seen by a single property: {single}.
 
@@ -80,7 +82,7 @@ with plant("kernel_flipped"):
 ```
 
 In the tables, *seen by* counts properties of all parts; *gradient check* and *adjoint* say whether one of these would have been
-enough.
+enough, a dash that there is nothing to differentiate. Behind a project's name # is an issue, PR# a pull request.
 """
 
 AREAS = {
@@ -104,9 +106,8 @@ AREAS = {
 }
 """Headings, and the subjects under them: a bug stands where the first subject that it names stands."""
 
-WITH_GRADIENTS = ("Convolution", "Up-convolution", "Max-pooling", "ReLU", "Batch norm", "Dropout", "Crop and concatenate",
-                  "Mirror padding", "Loss", "The network")
-"""Where there is a backward pass that a gradient check could look at."""
+MARKS = {"seen": "●", "missed": "○", "none": "–"}
+"""In the picture, what a gradient check says of a bug."""
 
 Calls = dict[str, set[CodeType]]
 """Property, as "subject.name" -> the code of tinyunet that it runs"""
@@ -190,7 +191,13 @@ class Matrix:
 
     def by_gradient_check(self, name: str, checks: tuple[str, ...] = GRADIENT_CHECKS) -> bool:
         """Whether a gradient check of any sort, or of one, sees a bug."""
-        return any(check in by for by in self.seen_by[name] for check in checks)
+        return any(self.kind[by] == "gradient" and check in by for by in self.seen_by[name] for check in checks)
+
+    def judged(self, name: str) -> str:
+        """What a gradient check says: "seen", "missed", or "none" where there is nothing to differentiate."""
+        if not BUGS[name].differentiable:
+            return "none"
+        return "seen" if self.by_gradient_check(name) else "missed"
 
     def only(self, kind: str) -> list[str]:
         """Bugs that one kind of property sees and no other."""
@@ -199,8 +206,8 @@ class Matrix:
 
 def page(m: Matrix) -> str:
     """docs/kill_matrix.md"""
-    differentiable = [name for area in WITH_GRADIENTS for name in m.areas[area]]
-    checked = [name for name in differentiable if m.by_gradient_check(name)]
+    differentiable = [name for name, bug in BUGS.items() if bug.differentiable]
+    checked = [name for name in BUGS if m.judged(name) == "seen"]
     adjoint = [name for name in differentiable if m.count(name, "adjoint")]
     text = TEXT.format(
         total=len(BUGS),
@@ -222,10 +229,16 @@ def page(m: Matrix) -> str:
         lines += ["", f"## {area}", "", "| bug | what is wrong | seen by | gradient check | adjoint |"]
         lines += ["| --- | --- | ---: | :---: | :---: |"]
         for name in names:
-            shipped = f" *({BUGS[name].shipped})*" if BUGS[name].shipped else ""
-            alone = [("yes" if sees else "") for sees in (m.by_gradient_check(name), m.count(name, "adjoint"))]
-            lines.append(f"| `{name}` | {BUGS[name].says}{shipped} | {len(m.seen_by[name])} | {' | '.join(alone)} |")
+            bug = BUGS[name]
+            known = f" *({bug.shipped or bug.known})*" if bug.shipped or bug.known else ""
+            alone = [answer(bug, sees) for sees in (m.by_gradient_check(name), m.count(name, "adjoint"))]
+            lines.append(f"| `{name}` | {bug.says}{known} | {len(m.seen_by[name])} | {' | '.join(alone)} |")
     return text + "\n".join(lines) + "\n"
+
+
+def answer(bug: Bug, sees: int) -> str:
+    """In a table: whether a check sees a bug that has to do with gradients."""
+    return "-" if not bug.differentiable else "yes" if sees else ""
 
 
 def picture(m: Matrix) -> Figure:
@@ -244,7 +257,7 @@ def picture(m: Matrix) -> Figure:
             y += 0.1
             for name in names:
                 y += 1
-                label = f"{name.replace('_', ' ')} {'●' if m.by_gradient_check(name) else '○'}"
+                label = f"{name.replace('_', ' ')} {MARKS[m.judged(name)]}"
                 axis.text(-0.02, y, label, transform=beside, ha="right", va="center", fontsize=7.5)
                 for x, kind in enumerate(KINDS):
                     n = m.count(name, kind)
@@ -257,15 +270,17 @@ def picture(m: Matrix) -> Figure:
         axis.set_xticks([x + 0.5 for x in range(len(KINDS))], KINDS, rotation=40, ha="left", fontsize=8.5)
         axis.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False, labelleft=False, length=0)
         axis.spines[:].set_visible(False)
-    seen = sum(map(m.by_gradient_check, BUGS))
+    seen, missed, none = (sum(m.judged(name) == how for name in BUGS) for how in MARKS)
     figure.suptitle(
         f"How many properties of each kind see each of {len(BUGS)} planted bugs\n"
-        f"●  a gradient check sees it ({seen})     ○  it does not ({len(BUGS) - seen})",
+        f"{MARKS['seen']}  a gradient check sees it ({seen})     {MARKS['missed']}  it does not ({missed})     "
+        f"{MARKS['none']}  nothing to differentiate ({none})",
         fontsize=11,
     )
     figure.set_label(
         f"Table of {len(BUGS)} planted bugs by six kinds of properties. Each cell holds the number of properties that see the "
-        f"bug. A gradient check sees {seen} of them. The same is told in docs/kill_matrix.md."
+        f"bug. A gradient check sees {seen} of the {seen + missed} that have to do with gradients. The same is told in "
+        "docs/kill_matrix.md."
     )
     return figure
 
@@ -286,11 +301,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="only write page and picture anew")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the page is not what the results give")
     args = parser.parse_args()
-    if not args.page:
+    if not (args.page or args.check):
         save("kill_matrix", measure(args.jobs))
     matrix = Matrix(json.loads((RESULTS / "kill_matrix.json").read_text()))
-    (DOCS / "kill_matrix.md").write_text(page(matrix), encoding="utf-8")
+    path = DOCS / "kill_matrix.md"
+    if args.check:
+        if path.read_text(encoding="utf-8") != page(matrix):
+            sys.exit(f"{path} is not what benchmarks/results/kill_matrix.json gives. Run benchmarks/kill_matrix.py --page.")
+        return
+    path.write_text(page(matrix), encoding="utf-8")
     save_figure(picture(matrix), DOCS / "kill_matrix.png", dpi=130)
 
 

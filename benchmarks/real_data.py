@@ -152,6 +152,11 @@ def _best_thresholds(samples: tu.Dataset) -> float:
     return float(both / either)
 
 
+def over_images(scores: dict[str, Any]) -> str:
+    """The mean over images; runs of before this was measured have none."""
+    return f"{scores['mean_over_images']:.3f}" if "mean_over_images" in scores else "not measured"
+
+
 def page(results: dict[str, Any]) -> str:
     """real_data.md, from the JSON alone."""
     lines = [
@@ -170,14 +175,14 @@ def page(results: dict[str, Any]) -> str:
     for r in tasks.values():
         a = r["plain"]
         lines.append(
-            f"| {r['title']} | {r['images'][0]}, {r['images'][1]} images | {a['mean_iou']:.3f} | {a['mean_over_images']:.3f} | "
+            f"| {r['title']} | {r['images'][0]}, {r['images'][1]} images | {a['mean_iou']:.3f} | {over_images(a)} | "
             f"{a['seg']:.3f} | {a['pixel_error']:.4f} | {r['train_seconds'] / 60:.1f} min | {r['peak_mib']} MiB |"
         )
     lines += ["", "With the mean over eight flips and quarter turns (`--average dihedral8`):", ""]
     lines += ["| data | IoU, pixels | IoU, images | SEG | pixel error |", "| --- | --- | --- | --- | --- |"]
     for r in tasks.values():
         a = r["averaged"]
-        ious = f"{a['mean_iou']:.3f} | {a['mean_over_images']:.3f}"
+        ious = f"{a['mean_iou']:.3f} | {over_images(a)}"
         lines.append(f"| {r['title']} | {ious} | {a['seg']:.3f} | {a['pixel_error']:.4f} |")
     for name, r in tasks.items():
         spec, c, m = r["spec"], r["config"], r["machine"]

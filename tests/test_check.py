@@ -344,6 +344,16 @@ def test_what_is_no_adjoint_fails(rng):
             check_adjoint(lambda x: a @ x, lambda y, wrong=wrong: wrong @ y, x, y)
 
 
+def test_two_maps_that_are_zero_are_no_adjoints(rng):
+    """0 = 0 says nothing: zeros everywhere fail, with the way that makes them, unless they are right."""
+    x, y, a = rng.standard_normal(6), rng.standard_normal(4), np.zeros((4, 6))
+    with pytest.raises(CheckError, match=r"A x, which forward makes, is zero everywhere\. .* say zero_ok=True"):
+        check_adjoint(lambda x: a @ x, lambda y: a.T @ y, x, y)
+    with pytest.raises(CheckError, match="A'y, which backward makes, is zero everywhere"):
+        check_adjoint(lambda x: a @ x + 1, lambda y: a.T @ y, x, y)
+    assert check_adjoint(lambda x: a @ x, lambda y: a.T @ y, x, y, zero_ok=True) == 0
+
+
 def test_an_adjoint_goes_the_other_way(rng):
     """Shapes that do not match are reported as such."""
     a = rng.standard_normal((4, 6))

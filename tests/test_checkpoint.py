@@ -16,6 +16,7 @@ from tinyunet.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkp
 from tinyunet.data.normalize import Normalization
 from tinyunet.errors import CheckpointError, ConfigError, DataError
 from tinyunet.optim import SGD, Adam
+from tinyunet.shapes import MIB
 from tinyunet.spec import PRESETS, UNetSpec
 from tinyunet.unet import UNet
 
@@ -124,6 +125,8 @@ def test_a_checkpoint_predicts_with_options():
     for function in (saved.predict, saved.predict_proba):
         with pytest.raises(ConfigError, match="max_mem of 3 MiB is too small"):
             function(image, max_mem=3)
+        with pytest.raises(ConfigError, match="max_mem of 500 MiB is too small"):
+            function(image, max_mem=500, reserved=400 * MIB)
 
 
 def test_a_loaded_checkpoint_can_be_saved_again(good):

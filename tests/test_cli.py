@@ -103,7 +103,7 @@ def test_training_tells_and_writes_what_it_should(work):
     pair = r"IoU \d\.\d{3}, SEG \d\.\d{3}"
     assert re.search(rf"Best: step \d, {pair} \(runs/a/best.safetensors\)\. Last: step 6, {pair}\. Curves: runs/a/curves", said)
     names = {path.name for path in (work / "runs" / "a").iterdir()}
-    assert names == {"best.safetensors", "last.safetensors", "config.toml", "curves.png", "log.csv", "weights"}
+    assert names == {".lock", "best.safetensors", "last.safetensors", "config.toml", "curves.png", "log.csv", "weights"}
     assert len((work / "runs" / "a" / "log.csv").read_text().splitlines()) == 1 + 6
     assert tu.load_checkpoint(work / "runs" / "a" / "last.safetensors").step == 6
 
@@ -186,6 +186,26 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work):
         arguments = ["train", "--resume", "--out", "runs/b c"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a process on Windows cannot be sent Ctrl-C")
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "nobody reads"])
+def test_ctrl_c_saves_where_nobody_can_be_told(work, closed):
+    """The notice goes nowhere, not into another file that has got the number of stderr, and the step in progress is saved."""
+    out = f"runs/deaf {closed}"
+    command = [sys.executable, "-m", "tinyunet", "train", "cells", "--label-map", "0:0,255:1", *TINY, "--out", out]
+    command = ["sh", "-c", f'exec "$@"{" 2>&-" if closed else ""}', "sh", *command, "--steps", "100000"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=work, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True) as process:
+        next(line for line in process.stdout if line.startswith("training"))
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+        assert process.wait(60) == 130, said
+    done = int(re.search(r"Interrupted after step (\d+) of 100000", said)[1])
+    assert tu.load_checkpoint(work / out / "last.safetensors").step == done
+    assert len((work / out / "log.csv").read_text().splitlines()) == 1 + done
+    assert (work / out / ".lock").read_bytes() == b""
+
+
 def test_runs_without_a_name_do_not_meet(work, main, monkeypatch, tmp_path):
     """Without --out the folder is called after the data, and the second run's gets a number; given names reach the data set."""
     shutil.copytree(work / "cells", tmp_path / "cells")
@@ -223,26 +243,34 @@ def record(step, loss):
     return StepRecord(step, loss, 0.1, 1.0, 0.1, ("a",))
 
 
-def test_the_second_ctrl_c_stops_at_once(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [(False, "stopping after the first step, which is saved"), (True, "finishing the step in progress, then saving")],
+    ids=["in preparation", "in a step"],
+)
+def test_the_second_ctrl_c_stops_at_once(tmp_path, capfd, after, says):
     """While a run is followed the first is noted, and said; the second ends the work in the middle of a step."""
     reached = []
+    (tmp_path / "log.csv").write_text("step,loss\n1,0.5\n")
 
     def steps():
+        if after:
+            yield record(1, 0.5)
         signal.raise_signal(signal.SIGINT)
         reached.append(1)
         signal.raise_signal(signal.SIGINT)
         reached.append(2)
-        yield record(1, 0.5)
+        yield record(2, 0.5)
 
     before = signal.signal(signal.SIGINT, cli.terminal.stop)
     try:
         with pytest.raises(cli.terminal.StopError):
-            cli.terminal.follow(steps(), "training", 2, tmp_path / "log.csv")
+            cli.terminal.follow(steps(), "training", 3, tmp_path / "log.csv")
         assert signal.getsignal(signal.SIGINT) is cli.terminal.stop
     finally:
         signal.signal(signal.SIGINT, before)
     assert reached == [1]
-    assert "finishing the step in progress, then saving; press Ctrl-C again to stop at once" in capfd.readouterr().err
+    assert f"\n{says}; press Ctrl-C again to stop at once\n" in capfd.readouterr().err
 
 
 def test_the_loss_shown_goes_on_after_resuming(tmp_path, monkeypatch):
@@ -379,6 +407,23 @@ def test_predict_takes_stacks_and_leaves_files_alone(work, tmp_path):
     assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns == before
     run(*arguments, "--overwrite", cwd=tmp_path)
     assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns > before
+
+
+def test_a_page_is_not_written_over_an_image(work, main, tmp_path):
+    """The first page of a.tif and the image a_000.png would be one result: refused before anything is written."""
+    page = Image.fromarray(tu.read_image(work / "cells" / "images" / "phase-000.png")[..., 0])
+    stack, image = tmp_path / "in" / "a.tif", tmp_path / "in" / "a_000.png"
+    stack.parent.mkdir()
+    page.save(stack, save_all=True, append_images=[page])
+    page.save(image)
+    code, _, err = main("predict", work / "runs" / "a" / "best.safetensors", stack.parent, "--out", tmp_path / "out")
+    assert code == 2
+    assert f"{stack} and {image} would both be written as a_000. Segment them into two folders." in one_line(err)
+    assert not (tmp_path / "out").exists()
+    image.rename(image.with_name("a.png"))  # a.tif becomes a_000 and a_001
+    assert main("predict", work / "runs" / "a" / "best.safetensors", stack.parent, "--out", tmp_path / "out")[0] == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"a_labels.png", "a_000_labels.png", "a_001_labels.png"} <= written
 
 
 @pytest.mark.parametrize(
@@ -545,6 +590,19 @@ def test_evaluate_measures_as_the_library_does(work, tmp_path):
     assert numbers["images"][third.name]["v_rand"] == tu.metrics.v_rand(tu.instances_of(labels), third.instances).f_score
     assert numbers["images"][third.name]["warping_error"] == tu.metrics.warping_error(labels, third.labels)
     assert said.count("phase-00") == 5
+
+
+def test_evaluate_by_other_class_names(work, main, monkeypatch):
+    """Names given are those of the scores; without them, the training's. Too many or too few are refused before measuring."""
+    monkeypatch.chdir(work)
+    arguments = ["evaluate", "runs/a/best.safetensors", "cells", "--label-map", "0:0,255:1"]
+    assert re.search(r"^background +\d.*\ncell +\d", main(*arguments)[1], re.MULTILINE)
+    code, out, _ = main(*arguments, "--class-names", "medium, nucleus")
+    assert code == 0
+    assert re.search(r"^medium +\d.*\nnucleus +\d", out, re.MULTILINE)
+    code, _, err = main(*arguments, "--kind", "classes", "--class-names", "medium, nucleus, other")
+    assert code == 2
+    assert "--class-names gives 3 names, the network has 2 classes (background, cell)." in err
 
 
 def test_evaluate_without_objects(work, main, monkeypatch):

@@ -137,6 +137,8 @@ def test_options_reach_prediction(monkeypatch):
     evaluate(UNet(SMALL), [with_objects, without], tile_in=20, average="mirror4")
     asked = {"tile_in": 20, "average": "mirror4"}
     assert seen == [{**asked, "reserved": 22 * 26 * INSTANCE_BYTES}, {**asked, "reserved": 0}]
+    evaluate(UNet(SMALL), [with_objects, without], reserved=7)
+    assert [options["reserved"] for options in seen[2:]] == [22 * 26 * INSTANCE_BYTES + 7, 7]
 
 
 @pytest.mark.parametrize(("stored", "takes"), [(1, 1), (3, 1), (1, 3), (3, 3)])

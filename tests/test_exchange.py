@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyunet as tu
-from tinyunet.errors import ConfigError, DTypeError, ShapeError
+from tinyunet.errors import ConfigError, DataError, DTypeError, ShapeError
 
 SPECS = {
     "paper": tu.PAPER.but(base=2, depth=2),
@@ -262,6 +262,29 @@ def test_a_state_that_does_not_fit_changes_nothing(key):
     with pytest.raises(error, match=re.escape(message)):
         tu.from_torch(model, change(tu.to_torch(randomised(model.spec))), **options)
     assert same(model, before)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("w", np.nan, "holds NaN or infinite values"), ("w", np.inf, "holds NaN or infinite values"),
+     ("var", np.nan, "holds NaN or infinite values"), ("var", -0.5, r"goes down to -0\.5, and variance \+ epsilon \(0\.001\)"),
+     ("var", -1e-3, r"goes down to -0\.001, and variance \+ epsilon \(0\.001\) must be above 0")],
+)  # fmt: skip
+def test_numbers_that_no_network_works_with(way, key, value, message):
+    """One NaN, one infinity, one variance whose root is none: refused by name, nothing changed. Zero and a bit below pass."""
+    out, back = WAYS[way]
+    model = tu.UNet(SPECS["same_bn"]).astype("float64")
+    before = copies(model)
+    ours = "bottom.conv1.w" if key == "w" else "bottom.norm1.var"
+    state = dict(zip(model.state(), out(model).items(), strict=True))
+    name, array = state[ours]
+    array.flat[1] = value
+    with pytest.raises(DataError, match=f"from_{way}: {re.escape(name)} {message}"):
+        back(model, dict(state.values()), epsilon=1e-3)
+    assert same(model, before)
+    array.flat[1] = -0.9e-3
+    back(model, dict(state.values()), epsilon=1e-3)
 
 
 def test_refusals_speak_the_language_of_keras():

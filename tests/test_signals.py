@@ -40,6 +40,20 @@ def test_without_a_signal_nothing_is_delivered():
     deferral.deliver()
 
 
+def test_a_notice_that_fails_does_no_harm():
+    """A notice that nobody can be given, e.g. on a closed stderr, raises nothing in the middle of the block."""
+
+    def fail():
+        raise OSError("stderr is closed")
+
+    done = False
+    with deferred(fail) as deferral:
+        signal.raise_signal(signal.SIGINT)
+        done = True
+    assert done
+    assert deferral.waiting == signal.SIGINT
+
+
 def test_the_second_signal_does_not_wait():
     """Who asks twice means it: the old handler runs at once, in the middle of the block, and is in force again."""
     reached = []

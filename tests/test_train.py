@@ -1,11 +1,13 @@
 """Training: every step by its definition, a run that is killed anywhere goes on as if nothing had happened, errors in words."""
 
 import csv
+import errno
 import gc
 import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -66,6 +68,11 @@ def files(folder):
     with (folder / "log.csv").open(newline="") as file:
         rows = [row[:3] + row[5:] for row in csv.reader(file)]
     return {name: (folder / f"{name}.safetensors").read_bytes() for name in ("last", "best")} | {"log": rows}
+
+
+def files_left(folder):
+    """Every file in a folder with its bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def but(config, **changes):
@@ -130,7 +137,7 @@ def child(folder, kill_at):
     if job.get("plant") == "in place":
         checkpoint.atomic_write = nullcontext
     if job.get("plant") == "at once":
-        train.deferred = lambda: nullcontext(signals.Deferral())
+        train.deferred = lambda notice: nullcontext(signals.Deferral())
     for record in train.fit(UNet(UNetSpec(**job["spec"])), data[:3], data[3:], config, out=folder, resume=True):
         pass
     (base / "moments").write_text(str(moments))
@@ -458,6 +465,149 @@ def test_other_data_do_not_resume(tmp_path, what, where):
     assert files(tmp_path) == before
 
 
+def test_a_run_is_not_ended_without_a_step(tmp_path):
+    """Fewer steps than the run had, and none left to do: there would be no validation and no best, so one more is asked for."""
+    run(UNet(SMALL), cells(), but(QUICK, validate_every=100), stop=3, out=tmp_path)
+    before = files_left(tmp_path)
+    with pytest.raises(ConfigError, match=r"has done 3 of 6 steps, asked for are 3\. Give at least 4: a run ends with a step"):
+        fit(UNet(SMALL), cells()[:-1], cells()[-1:], but(QUICK, validate_every=100, steps=3), out=tmp_path, resume=True)
+    assert files_left(tmp_path) == before
+    records = run(UNet(SMALL), cells(), but(QUICK, validate_every=100, steps=4), out=tmp_path, resume=True)
+    assert [(record.step, record.scores is not None) for record in records] == [(4, True)]
+    assert load_checkpoint(tmp_path / "best.safetensors").step == 4
+
+
+# One run a folder -----------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import signal, sys
+import numpy as np
+import tinyunet as tu
+data = tu.synthetic("phase", n=2, size=32, rng=np.random.default_rng(0))
+config = tu.TrainConfig(steps=9, tile=8, validate_every=9)  # nothing is saved before it is killed
+records = tu.fit(tu.UNet(tu.UNetSpec(base=2, depth=1), 0), data, (), config, out=sys.argv[1])
+next(records)
+print("at work", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    """The second to begin is refused and touches nothing; when the first is closed, the second goes on from its last step."""
+    first = fit(UNet(SMALL), cells(), (), QUICK, out=tmp_path)
+    next(first)
+    (tmp_path / ".last-x.safetensors").write_bytes(b"half")
+    before = files_left(tmp_path)
+    second = fit(UNet(SMALL), cells(), (), QUICK, out=tmp_path, resume=True)
+    text = re.escape(f"fit: another run is at work in {tmp_path}. Wait for its end or stop it, then resume it; or give another")
+    with pytest.raises(ConfigError, match=text):
+        next(second)
+    assert files_left(tmp_path) == before
+    second = fit(UNet(SMALL), cells(), (), QUICK, out=tmp_path, resume=True)  # checked before the first one's end
+    first.close()
+    assert next(second).step == 2
+    second.close()
+
+
+def test_a_run_that_ended_in_the_meantime_is_not_overwritten(tmp_path):
+    """A folder that was free when `fit` was called, and holds a run when the loop begins, is refused then."""
+    late = fit(UNet(SMALL), cells(), (), QUICK, out=tmp_path)
+    run(UNet(SMALL), cells(), out=tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        next(late)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
+def test_another_process_holds_the_folder_as_long_as_it_lives(tmp_path):
+    """A run at work in another process is noticed; killed without a chance to clean up, it leaves no lock behind."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as other:
+        try:
+            assert other.stdout.readline() == "at work\n"
+            with pytest.raises(ConfigError, match="another run is at work in"):
+                run(UNet(SMALL), cells(), out=tmp_path, resume=True)
+        finally:
+            other.kill()
+    assert [record.step for record in run(UNet(SMALL), cells(), out=tmp_path, resume=True)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_locks_a_run_goes_on(tmp_path, monkeypatch):
+    """A file system that knows no locks is no reason not to train."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert len(run(UNet(SMALL), cells(), out=tmp_path)) == 6
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """A file in the place of the folder is named, with the reason."""
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(DataError, match=r"fit: .*run cannot be written \(.+\)\. May you write there"):
+        run(UNet(SMALL), cells(), out=tmp_path / "run")
+
+
+# Ctrl-C in a script or a notebook -------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_gives_the_step_first(tmp_path, monkeypatch):
+    """The interrupted step is finished, said by `notice`, yielded and saved; the next one asked for is a KeyboardInterrupt."""
+    noticed, seen = [], []
+
+    def interrupted(prepared, config, tile, step, rng):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return make_batch(prepared, config, tile, step, rng)
+
+    monkeypatch.setattr(train, "make_batch", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        config = but(QUICK, save_every=100, validate_every=100)
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  the loop is what is interrupted
+            for record in fit(UNet(SMALL), cells(), (), config, out=tmp_path, notice=lambda: noticed.append(len(seen))):
+                seen.append(record.step)  # noqa: PERF401  an interrupted `extend` would leave nothing to look at
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [1, 2, 3]
+    assert noticed == [2]
+    assert load_checkpoint(tmp_path / "last.safetensors").step == 3
+
+
+# The log -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_utf8_whatever_the_locale(tmp_path):
+    """Class names of any script reach log.csv, and come back on resuming, where the locale knows ASCII alone."""
+    script = """
+import sys
+import numpy as np
+import tinyunet as tu
+from tinyunet.plot import read_log
+data = tu.synthetic("phase", n=2, size=32, rng=np.random.default_rng(0))
+data = tu.Dataset(data.samples, ("background", "\\u7d30\\u80de"))
+for steps in (1, 2):
+    config = tu.TrainConfig(steps=steps, tile=8)
+    for _ in tu.fit(tu.UNet(tu.UNetSpec(base=2, depth=1), 0), data, (), config, out=sys.argv[1], resume=True):
+        pass
+assert len(read_log(sys.argv[1] + "/log.csv")) == 2
+"""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, **ascii_only}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "val_predicted_\u7d30\u80de" in (tmp_path / "log.csv").read_text(encoding="utf-8")
+
+
+# Longer, shorter, another rate ----------------------------------------------------------------------------------------
+
+
 def test_a_longer_run_is_a_shorter_one_continued(tmp_path):
     """With a constant learning rate, a finished run that is given more steps ends with the bytes of one that had them at once."""
     config = but(QUICK, schedule="constant", steps=8)
@@ -515,7 +665,7 @@ NAN[3, 4] = np.nan
     [
         ([], [], {}, r"there are no training images"),
         ([changed(GOOD, image=np.zeros((22, 26, 3)))], [], {}, r"training image image 0 has 3 channels, the network takes 1"),
-        ([changed(GOOD, image=np.zeros((22, 26)))], [], {}, r"shape \(22, 26\), expected \(H, W, C\)\. A grey .*\[\.\.\., None\]"),
+        ([changed(GOOD, image=np.zeros((22, 26)))], [], {}, r"shape \(22, 26\), expected \(H, W, C\)\. A grey.*\[\.\.\., None\]"),
         ([GOOD], [GOOD], {"channels": 3}, r"has 1 channels, the network takes 3\. Make the network with channels=1"),
         ([GOOD], [changed(GOOD, name="v", image=GOOD.image[:9])], {}, r"validation image v is \(9, 26\), its labels \(22, 26\)"),
         (
@@ -711,7 +861,8 @@ def test_records_and_files_of_a_run(tmp_path):
         else:
             assert float(row["val_iou"]) == pytest.approx(record.scores.mean_iou, abs=1e-6)
             assert float(row["val_predicted_background"]) + float(row["val_predicted_cell"]) == pytest.approx(1, abs=2e-6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors", "log.csv", "weights"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".lock", "best.safetensors", "last.safetensors", "log.csv", "weights"}
 
 
 def test_same_seed_same_bytes_and_no_trace_of_validation(tmp_path):

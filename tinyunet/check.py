@@ -137,15 +137,23 @@ def check_complex_step(
 
 
 def check_adjoint(
-    forward: Callable[[Array], Array], backward: Callable[[Array], Array], x: Array, y: Array, *, rtol: float = 1e-12
+    forward: Callable[[Array], Array],
+    backward: Callable[[Array], Array],
+    x: Array,
+    y: Array,
+    *,
+    rtol: float = 1e-12,
+    zero_ok: bool = False,
 ) -> float:
     """<A x, y> = <x, A^T y>   for a linear map A = forward and its adjoint A^T = backward
 
     The backward pass of a linear op is its adjoint, and this tells without any derivative. Take x and y at random.
 
+    zero_ok   both results may be zero everywhere; if not, that counts as a mistake, for 0 = 0 says nothing
+
     -> the error relative to the sum of absolute products
 
-    Raises CheckError with both numbers if they differ by more than rtol times that sum.
+    Raises CheckError with both numbers if they differ by more than rtol times that sum; if A x or A^T y is zero everywhere.
     """
     ax, aty = np.asarray(forward(x)), np.asarray(backward(y))
     if ax.shape != y.shape or aty.shape != x.shape:
@@ -153,6 +161,12 @@ def check_adjoint(
             f"check_adjoint: forward makes {ax.shape} of {x.shape} and backward makes {aty.shape} of {y.shape}. "
             "Backward must go the other way: from the shape of forward's result to the shape of x."
         )
+    for who, result, formula in (("forward", ax, "A x"), ("backward", aty, "A'y")):
+        if not zero_ok and not result.any():
+            raise CheckError(
+                f"check_adjoint: {formula}, which {who} makes, is zero everywhere. Is it computed at all? If it must be zero, "
+                "say zero_ok=True."
+            )
     left, right = _dot(ax, y), _dot(x, aty)
     scale = max(float(np.abs(ax * y).sum()), float(np.abs(x * aty).sum()))
     error = abs(left - right) / scale if scale else 0.0

@@ -56,7 +56,7 @@ class Checkpoint:
     def predict(self, image: Array, **tiling: Unpack[Tiling]) -> Array:
         """(H, W) or (H, W, C) -> (H, W) classes, normalised as in training.
 
-        tiling: tile_in, max_mem, average, progress: as for `tinyunet.predict`
+        tiling: tile_in, max_mem, average, progress, reserved: as for `tinyunet.predict`
         """
         return predict(self.model, image, self.normalization, **tiling)
 

@@ -41,7 +41,8 @@ def evaluate(
     normalization  that of the training; "image" unless given, as for `predict`. `Checkpoint.evaluate` knows it
     class_names    of the scores; those of the data set, if it has any, unless given
     min_size       predicted objects with fewer pixels are removed before SEG is measured
-    tiling         tile_in, max_mem, average, progress: as for `predict`
+    tiling         tile_in, max_mem, average, progress, reserved: as for `predict`. The other images and the masks are not in
+                   `max_mem`; `reserved` can say what they take
 
     Raises what `predict` and `tinyunet.metrics.evaluate_pair` raise.
     """
@@ -62,7 +63,8 @@ def measure(
     """Segment and measure one image after the other. Arguments as for `evaluate`."""
     names = tuple(class_names or (samples.class_names if isinstance(samples, Dataset) else default_names(model.spec.classes)))
     for sample in samples:
-        labels = predict(model, image_for(model, sample), normalization, reserved=object_bytes(sample), **tiling)
+        options: Tiling = {**tiling, "reserved": tiling.get("reserved", 0) + object_bytes(sample)}
+        labels = predict(model, image_for(model, sample), normalization, **options)
         objects = instances_of(labels, min_size) if sample.instances is not None else None
         scores = evaluate_pair(labels, sample.labels, sample.instances, instances=objects, class_names=names)
         yield Measured(sample.name, labels, scores)

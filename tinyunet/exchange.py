@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyunet.backend import Array, to_numpy
-from tinyunet.errors import ConfigError, DTypeError, ShapeError
+from tinyunet.errors import ConfigError, DataError, DTypeError, ShapeError
 from tinyunet.layers import BatchNorm
 from tinyunet.ops.norm import EPS
 from tinyunet.unet import UNet
@@ -110,7 +110,7 @@ def from_torch(
     bias, so it counts as zero.
 
     Raises ConfigError for names that are missing or unknown, ShapeError for a shape that differs, DTypeError for numbers that
-    are not floating point; nothing is changed then.
+    are not floating point, DataError for numbers that are not finite and variances of -epsilon and less; nothing is changed then.
     """
     state = {name: value for name, value in state.items() if name.rpartition(".")[2] != "num_batches_tracked"}
     _import(model, state, _TORCH, "from_torch", names, skip_first, epsilon)
@@ -121,8 +121,8 @@ def to_keras(model: UNet) -> dict[str, Array]:
 
     -> arrays by the path of a Keras variable, "down_0_conv1/kernel": copies, C-contiguous, in the dtype of the network
 
-    Give Keras's batch norm epsilon=1e-5. Its momentum is 0.9, which is ours of 0.1; while training it averages the biased
-    variance, where PyTorch and we average the unbiased one.
+    Give Keras's batch norm epsilon=1e-5 and momentum=0.9, which is ours of 0.1: unless told otherwise it has 1e-3 and 0.99.
+    While training it averages the biased variance, where PyTorch and we average the unbiased one.
     """
     return _export(model, _KERAS)
 
@@ -139,14 +139,9 @@ def from_keras(
 
     state        arrays by the names of `to_keras`, of any floating dtype
     names        their names of layers -> ours, where they differ: {"conv2d": "down.0.conv1", "conv2d_1": "down.0.conv2"}
-    skip_first   their concatenation has the skip in front of the up path
-    epsilon      what their batch norm adds to the variance: 1e-3 unless they said otherwise. In eval mode the two networks
-                 then agree: what differs from our 1e-5 is added to the running variance
+    epsilon      of their batch norm: 1e-3 unless they said otherwise
 
-    A convolution in front of batch norm may lack its bias: batch norm subtracts every bias, so it counts as zero.
-
-    Raises ConfigError for names that are missing or unknown, ShapeError for a shape that differs, DTypeError for numbers that
-    are not floating point; nothing is changed then.
+    `skip_first`, what `epsilon` does, biases that may lack, and the errors are as for `from_torch`.
     """
     _import(model, state, _KERAS, "from_keras", names, skip_first, epsilon)
 
@@ -184,6 +179,13 @@ def _import(
         array = _as_array(who, given, state[given])
         if array.shape != shape:
             raise ShapeError(f"{who}: {given} has shape {array.shape}, this network needs {shape} as {theirs.name} has it.")
+        if not np.isfinite(array).all():
+            raise DataError(f"{who}: {given} holds NaN or infinite values. That run has failed: take an earlier state.")
+        if name.endswith(theirs.slash + theirs.keys["var"]) and not (array + epsilon > 0).all():
+            raise DataError(
+                f"{who}: {given} goes down to {array.min():g}, and variance + epsilon ({epsilon:g}) must be above 0. "
+                "Is it a variance, and epsilon theirs?"
+            )
         arrays[wanted[name]] = array.transpose(np.argsort(theirs.axes)) if array.ndim == 4 else array
     for layer in model.layers:
         if isinstance(layer, BatchNorm) and epsilon != EPS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -24,7 +24,8 @@ class Deferral:
             return
         self.waiting = number
         if self.notice is not None:
-            self.notice()
+            with suppress(Exception):  # in the middle of a step, which must not fail because nobody could be told
+                self.notice()
 
     def deliver(self) -> None:
         """Now do what the waiting signal would have done: of Ctrl-C usually KeyboardInterrupt."""
@@ -34,7 +35,8 @@ class Deferral:
 
 @contextmanager
 def deferred(notice: Callable[[], None] | None = None) -> Iterator[Deferral]:
-    """Within the block Ctrl-C and a polite kill (SIGINT, SIGTERM) wait; `notice` is called when one comes.
+    """Within the block Ctrl-C and a polite kill (SIGINT, SIGTERM) wait; `notice` is called when one comes, and
+    what it raises is dropped.
 
     After the block the old handlers are back, and it is up to the caller to look at `waiting` or to `deliver`. The second
     signal does not wait. Only handlers written in Python are put off: SIGTERM, which by default just ends the process, still

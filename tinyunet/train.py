@@ -13,11 +13,13 @@ run that was killed and resumed draws what it would have drawn, and ends with th
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import math
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -74,7 +76,7 @@ class TrainConfig:
     validate_every  steps between validations; 0: ten in the run. The best one is that of the highest `quality`
     save_every      steps between checkpoints; 0: at every validation
     min_size        objects with fewer pixels are removed before SEG is measured, and by `tinyunet predict` unless told otherwise
-    max_mem         MiB for a validation
+    max_mem         MiB for a validation, beside the images and masks of the run, which are in memory all along
     seed            of the order of images, tiles, augmentation and dropout
     """
 
@@ -184,6 +186,7 @@ def fit(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    notice: Callable[[], None] | None = None,
 ) -> Iterator[StepRecord]:
     """Train a network; yields a record after every step.
 
@@ -191,19 +194,26 @@ def fit(
     the loop over the records is left early), best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or IoU
     alone where no objects are annotated), log.csv, and the weight maps' cache.
 
-    Ctrl-C waits for the end of the step in progress, which is saved; a second one does not wait, and what was done since the
-    last save is lost, as after an error in the middle of a step.
+    Ctrl-C waits for the end of the step in progress: its record is yielded, and the next one asked for is a KeyboardInterrupt,
+    with the run saved. `notice` is called, without arguments, when Ctrl-C comes, e.g. to say so in a notebook; the library
+    itself never prints. A second Ctrl-C does not wait, and what was done since the last save is lost, as after an error in the
+    middle of a step.
+
+    While a run is at work its folder is locked by the file .lock, on file systems that know locks. The system lifts the lock
+    when the process ends, however it ends; a loop that was left while `fit`'s iterator lives on keeps it until `close`.
 
     `resume` continues from last.safetensors in that folder, and gives the same result as a run that was never interrupted.
-    Two settings may change: `steps`, to go on with a finished run or to end earlier, and `lr`. The learning rate then follows
-    the schedule of the new values from there on, so that all but "constant" jump: a finished cosine, extended, rises again.
+    Two settings may change: `steps`, to go on with a finished run or to end earlier (but not without a step more, for a run
+    ends with a validated step), and `lr`. The learning rate then follows the schedule of the new values from there on, so that
+    all but "constant" jump: a finished cosine, extended, rises again.
 
     Settings and images, and whether the run in the folder may be resumed, are checked by the call itself, before anything is
     written.
 
-    Raises ConfigError for settings that do not go together, too little memory to validate, or a folder that already holds a
-    run; DataError for images that do not suit the network, or are not those that the run began with; TrainingError when the
-    loss or a weight is no longer finite; last.safetensors is then the state before things went wrong.
+    Raises ConfigError for settings that do not go together, too little memory to validate, a folder that already holds a
+    run, or (at the first step) one that another run is at work in; DataError for images that do not suit the network, or are
+    not those that the run began with; TrainingError when the loss or a weight is no longer finite; last.safetensors is then the
+    state before things went wrong.
     """
     config = config or TrainConfig()
     folder = Path(out) if out is not None else None
@@ -223,9 +233,10 @@ def fit(
         except ConfigError as error:
             raise ConfigError(f"fit: {sample.name} could not be validated. {error}") from None
     data = _digest(train, val) if folder is not None else ""
-    saved = _saved_run(folder, resume, model, config, data) if folder is not None else None
+    if folder is not None:
+        _saved_run(folder, resume, model, config, data)
     reading = dict(train.reading) if isinstance(train, Dataset) else {}
-    return _steps(model, train, val, config, folder, saved, data, class_names, reading)
+    return _steps(model, train, val, config, folder, resume, data, class_names, reading, notice)
 
 
 def _steps(
@@ -234,44 +245,46 @@ def _steps(
     val: Sequence[Sample],
     config: TrainConfig,
     folder: Path | None,
-    saved: Checkpoint | None,
+    resume: bool,
     data: str,
     class_names: tuple[str, ...],
     reading: dict[str, Any],
+    notice: Callable[[], None] | None,
 ) -> Iterator[StepRecord]:
     """The generator that `fit` returns."""
-    optimizer = make_optimizer(model, config)
-    start, best = 0, None
-    normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
-    if saved is not None:
-        start, best, normalization = saved.step, saved.best, saved.normalization
-        model.load_state(saved.model.state())
-        optimizer.load_state(saved.optimizer, start)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
-            leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
-    prepared = prepare(train, config, normalization, folder / "weights" if folder is not None else None)
-    tile = tile_size(model, train, config)
-    validate_every = config.validate_every or max(1, config.steps // 10)
-    save_every = config.save_every or validate_every
+    with ExitStack() as leaving:
+        optimizer = make_optimizer(model, config)
+        start, best, saved = 0, None, None
+        normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
+        if folder is not None:
+            leaving.enter_context(_alone_in(folder))
+            saved = _saved_run(folder, resume, model, config, data)  # once more: it may have gone on before the lock was ours
+            for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
+                leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
+        if saved is not None:
+            start, best, normalization = saved.step, saved.best, saved.normalization
+            model.load_state(saved.model.state())
+            optimizer.load_state(saved.optimizer, start)
+        prepared = prepare(train, config, normalization, folder / "weights" if folder is not None else None)
+        tile = tile_size(model, train, config)
+        validate_every = config.validate_every or max(1, config.steps // 10)
+        save_every = config.save_every or validate_every
+        unsaved = False  # whether the network is that of a complete step, and last.safetensors is not
 
-    unsaved = False  # whether the network is that of a complete step, and last.safetensors is not
+        def state() -> Checkpoint:
+            return Checkpoint(model, normalization, class_names, step, best, config.to_dict(), reading=reading, data=data)
 
-    def state() -> Checkpoint:
-        return Checkpoint(model, normalization, class_names, step, best, config.to_dict(), reading=reading, data=data)
+        def leave() -> None:
+            """Whoever drives the run has had enough, or Ctrl-C came: keep what was done since the last checkpoint."""
+            if folder is not None and unsaved:
+                save_checkpoint(folder / "last.safetensors", state(), optimizer)
 
-    def leave() -> None:
-        """Whoever drives the run has had enough, or Ctrl-C came: keep what was done since the last checkpoint."""
-        if folder is not None and unsaved:
-            save_checkpoint(folder / "last.safetensors", state(), optimizer)
-
-    with _Log(folder / "log.csv" if folder is not None else None, class_names, upto=start) as log, ExitStack() as leaving:
+        log = leaving.enter_context(_Log(folder / "log.csv" if folder is not None else None, class_names, upto=start))
         leaving.callback(leave)
         model.train()
         model.zero_grad()  # of whatever was done with the network before
         for step in range(start + 1, config.steps + 1):
-            with deferred() as interruption:
+            with deferred(notice) as interruption:
                 unsaved = False
                 began = time.perf_counter()
                 rng = np.random.default_rng((config.seed, step))
@@ -315,8 +328,8 @@ def _steps(
                         save_checkpoint(folder / "best.safetensors", state())
                     save_checkpoint(folder / "last.safetensors", state(), optimizer)
                 unsaved = not due
-            interruption.deliver()
             yield record
+            interruption.deliver()  # not before the loop has seen the step that was finished for it
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -559,11 +572,49 @@ def _saved_run(folder: Path, resume: bool, model: UNet, config: TrainConfig, dat
             f"fit: the run in {folder} has done {saved.step} steps, asked for are {config.steps}. Give at least {saved.step}, or "
             "start a new run in another folder."
         )
+    if config.steps == saved.step < was.steps:
+        raise ConfigError(
+            f"fit: the run in {folder} has done {saved.step} of {was.steps} steps, asked for are {config.steps}. Give at least "
+            f"{saved.step + 1}: a run ends with a step, after which it is validated."
+        )
     if saved.data and saved.data != data:
         raise DataError(
             f"fit: the images or masks changed since the run in {folder} began. Bring the old ones back, or start a new run."
         )
     return saved
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Within the block the folder, made if need be, is this run's alone; raises ConfigError if another is at work in it.
+
+    The system lifts the lock when the process ends, however it ends. The file stays: to remove it would let two runs hold
+    locks on two files of its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"fit: {folder} cannot be written ({error.strerror}). May you write there? Or give another folder."
+        ) from error
+    with file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # any other: a file system that knows no locks
+                raise ConfigError(
+                    f"fit: another run is at work in {folder}. Wait for its end or stop it, then resume it; or give another "
+                    "folder. A loop left in this Python session ends when the iterator of `fit` is closed: records.close()."
+                ) from None
+        yield
 
 
 class _Log:
@@ -578,12 +629,12 @@ class _Log:
         if self.path is not None:
             rows: list[list[str]] = []
             if self.upto and self.path.exists():
-                with self.path.open(newline="") as file:
+                with self.path.open(newline="", encoding="utf-8") as file:
                     whole = [row for row in csv.reader(file) if len(row) == len(self.columns)]  # a power cut may tear a line
                     rows = [row for row in whole if row[0].isdigit() and int(row[0]) <= self.upto]
-            with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
+            with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([self.columns, *rows])
-            self.file = self.path.open("a", newline="")
+            self.file = self.path.open("a", newline="", encoding="utf-8")
         return self
 
     def __exit__(self, *error: object) -> None:

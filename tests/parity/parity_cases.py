@@ -15,7 +15,14 @@ import tinyunet as tu
 from tinyunet import ops
 from tinyunet.layers import BatchNorm
 
-LADDERS = {"conv3x3": tu.ladder.rungs("conv3x3"), "upconv2x2": tu.ladder.rungs("upconv2x2")}
+
+def rungs(case, dtype):
+    """Names of the rungs on which a case runs in this dtype; None where there is no ladder."""
+    if case.op is None:
+        return (None,)
+    given = case.given(dtype)
+    able = tu.ladder.able(case.op, given["x"], given["w"])
+    return tuple(name for name in tu.ladder.rungs(case.op) if name in able)
 
 
 def values(seed, *shape):

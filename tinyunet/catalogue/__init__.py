@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
+import numpy as np
+
 from tinyunet import ladder, ops
 from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     augment,
@@ -65,8 +67,11 @@ LADDERS = {"conv2d": "conv3x3", "upconv": "upconv2x2"}
 
 
 def rungs_of(subject: str) -> tuple[str, ...]:
-    """The rungs that a subject is checked on; one without a name where there is no ladder."""
-    return ladder.rungs(LADDERS[subject]) if subject in LADDERS else ("",)
+    """The rungs that a subject is checked on, in float64; one without a name where there is no ladder."""
+    if subject not in LADDERS:
+        return ("",)
+    one = np.zeros((1, 1, 1, 1))
+    return tuple(name for name in ladder.rungs(LADDERS[subject]) if name in ladder.able(LADDERS[subject], one, one))
 
 
 def check_on_rung(prop: Property, rung: str = "", *, seed: int = 0, draws: int = 5) -> Outcome:

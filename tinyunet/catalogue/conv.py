@@ -6,6 +6,7 @@ Two subjects, as the kernels go separate ways: "conv2d" has a 3x3 kernel, "conv1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from inspect import signature
 from itertools import product
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from tinyunet.backend import Array
 from tinyunet.catalogue.core import Draw, Op, holds, require_close
-from tinyunet.catalogue.laws import Case, hard, keep_laws, require_equal, require_refused
+from tinyunet.catalogue.laws import Case, hard, keep_laws, require_close_or_name, require_equal, require_refused
 
 
 def paddings(op: Op) -> tuple[str, ...]:
@@ -69,6 +70,38 @@ keep_laws("conv1x1", cases_1x1)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def formula(x: Array, w: Array, b: Array, padding: str) -> Array:
+    """y[n,i,j,o] = b[o] + sum over r,s,c of x[n, i+r-pad, j+s-pad, c] w[r,s,c,o], x zero outside the image"""
+    pad = 1 if padding == "same" else 0
+    y = np.broadcast_to(b, output_shape(x, w, padding)).copy()
+    for n, i, j, o in np.ndindex(y.shape):
+        for r, s in product(range(3), range(3)):
+            if 0 <= i + r - pad < x.shape[1] and 0 <= j + s - pad < x.shape[2]:
+                y[n, i, j, o] += x[n, i + r - pad, j + s - pad] @ w[r, s, :, o]
+    return y
+
+
+def kernels(w: Array) -> dict[str, Array]:
+    """Kernels that are taken for w by mistake."""
+    return {"the kernel turned by 180 degrees": w[::-1, ::-1], "the transposed kernel": np.swapaxes(w, 0, 1),
+            "the kernel upside down": w[::-1], "the kernel with left and right swapped": w[:, ::-1]}  # fmt: skip
+
+
+def mistakes(x: Array, w: Array, b: Array, padding: str) -> dict[str, Array]:
+    """What forward gives if it makes one of the well-known mistakes."""
+    wrong = {name: formula(x, kernel, b, padding) for name, kernel in kernels(w).items()}
+    wrong["the convolution without the bias"] = formula(x, w, 0 * b, padding)
+    for name, kernel in kernels(w).items():
+        wrong[f"{name}, without the bias"] = formula(x, kernel, 0 * b, padding)
+    for way, axis, by in (("down", 1, 1), ("up", 1, -1), ("to the right", 2, 1), ("to the left", 2, -1)):
+        moved = np.zeros_like(x)  # zeros come in from outside
+        here, there = [slice(None)] * 4, [slice(None)] * 4
+        here[axis], there[axis] = (slice(1, None), slice(None, -1))[::by]
+        moved[tuple(here)] = x[tuple(there)]
+        wrong[f"an image shifted {way} by one pixel"] = formula(moved, w, b, padding)
+    return wrong
+
+
 @holds("conv2d", "reference")
 def forward_is_the_formula(op: Op, draw: Draw) -> None:
     """y[n,i,j,o] = b[o] + sum over r,s,c of x[n, i+r-pad, j+s-pad, c] w[r,s,c,o], x zero outside the image."""
@@ -76,14 +109,9 @@ def forward_is_the_formula(op: Op, draw: Draw) -> None:
         x, w, b = values(draw, 3, high=5)
         if draw.choice((False, True)):
             x = hard(draw, x.shape)
-        pad = 1 if padding == "same" else 0
-        expected = np.broadcast_to(b, output_shape(x, w, padding)).copy()
-        for n, i, j, o in np.ndindex(expected.shape):
-            for r, s in product(range(3), range(3)):
-                if 0 <= i + r - pad < x.shape[1] and 0 <= j + s - pad < x.shape[2]:
-                    expected[n, i, j, o] += x[n, i + r - pad, j + s - pad] @ w[r, s, :, o]
         y, _ = convolve(op, x, w, b, padding)
-        require_close(f"y with padding={padding!r}", y, expected, scale=float(np.abs(x).max()))
+        expected, wrong = formula(x, w, b, padding), partial(mistakes, x, w, b, padding)
+        require_close_or_name(f"y with padding={padding!r}", y, expected, wrong, scale=float(np.abs(x).max()))
 
 
 @holds("conv2d", "reference")
@@ -97,7 +125,8 @@ def forward_is_scipys_correlation(op: Op, draw: Draw) -> None:
         for n, o in product(range(expected.shape[0]), range(expected.shape[3])):
             maps = [correlate2d(x[n, :, :, c], w[:, :, c, o], mode=padding) for c in range(x.shape[3])]
             expected[n, :, :, o] = b[o] + np.sum(maps, axis=0)
-        require_close(f"y with padding={padding!r}", convolve(op, x, w, b, padding)[0], expected, scale=1.0)
+        y, _ = convolve(op, x, w, b, padding)
+        require_close_or_name(f"y with padding={padding!r}", y, expected, partial(mistakes, x, w, b, padding), scale=1.0)
 
 
 @holds("conv2d", "reference")
@@ -106,10 +135,16 @@ def dx_of_one_pixel_is_the_kernel(op: Op, draw: Draw) -> None:
     x, w, b = values(draw, 3)
     y, ctx = convolve(op, x, w, b)
     n, i, j, o = (draw.integer(0, size - 1) for size in output_shape(x, w, "valid"))
-    dy, expected = np.zeros(y.shape), np.zeros(x.shape)
+    dy = np.zeros(y.shape)
     dy[n, i, j, o] = 1
-    expected[n, i : i + 3, j : j + 3] = w[:, :, :, o]
-    require_close("dx", op.backward(dy, ctx)[0], expected)
+
+    def laid(kernel: Array) -> Array:
+        dx = np.zeros(x.shape)
+        dx[n, i : i + 3, j : j + 3] = kernel[:, :, :, o]
+        return dx
+
+    wrong = {name: laid(kernel) for name, kernel in kernels(w).items()}
+    require_close_or_name("dx", op.backward(dy, ctx)[0], laid(w), lambda: wrong)
 
 
 @holds("conv2d", "reference")
@@ -124,7 +159,8 @@ def dw_is_the_image_times_the_gradient(op: Op, draw: Draw) -> None:
         expected = np.empty(w.shape)
         for r, s in product(range(3), range(3)):
             expected[r, s] = np.einsum("nijc,nijo->co", padded[:, r : r + y.shape[1], s : s + y.shape[2]], dy)
-        require_close(f"dw with padding={padding!r}", op.backward(dy, ctx)[1], expected, scale=1.0)
+        wrong = partial(kernels, expected)
+        require_close_or_name(f"dw with padding={padding!r}", op.backward(dy, ctx)[1], expected, wrong, scale=1.0)
 
 
 @holds("conv2d", "reference")

@@ -15,9 +15,9 @@ RATES = (0.1, 0.3, 0.5, 0.8)
 
 
 def cases(op: Op, draw: Draw) -> Iterator[Case]:
-    """The generator starts anew in every call, so that the op is a function."""
+    """The generator starts anew in every call, so that the op is a function. With a rate of 0.8 a small x may lose all values."""
     n, height, width, c = geometry(draw, low=4)
-    rate, seed = draw.choice(RATES), draw.integer(0, 2**32 - 1)
+    rate, seed = draw.choice(RATES[:-1]), draw.integer(0, 2**32 - 1)
     x = draw.rng.standard_normal((n, height, width, c))
 
     def forward(x: Array) -> Any:

@@ -66,8 +66,7 @@ def _of_every_case(one: Law, cases: Cases) -> Callable[[Op, Draw], None]:
             except Exception as failure:
                 if not case.name:
                     raise
-                what = str(failure) if isinstance(failure, CheckError) else f"{type(failure).__name__}: {failure}"
-                raise CheckError(f"with {case.name}: {what}") from failure
+                raise CheckError(f"with {case.name}: {told(failure)}") from failure
 
     return run
 
@@ -131,8 +130,29 @@ def require_refused(what: str, call: Callable[[], Any], *words: str) -> None:
         require(not missing, f"{what} is refused, but the message does not name {' and '.join(missing)}: {refusal}")
         return
     except Exception as failure:
-        raise CheckError(f"{what} ends in {type(failure).__name__}: {failure}. {remedy}") from failure
+        raise CheckError(f"{what} ends in {told(failure)}. {remedy}") from failure
     raise CheckError(f"{what} is accepted. {remedy}")
+
+
+def require_close_or_name(
+    what: str, found: Any, expected: Any, mistakes: Callable[[], dict[str, Array]], *, scale: float = 0.0
+) -> None:
+    """`require_close`; where it fails and the array equals one that a well-known mistake gives, the error names the mistake."""
+    try:
+        require_close(what, found, expected, scale=scale)
+    except CheckError as failure:
+        for mistake, wrong in mistakes().items():
+            size = max(float(np.abs(wrong).max(initial=0)), scale)
+            if np.shape(found) == wrong.shape and np.allclose(found, wrong, rtol=0, atol=1e-12 * size):
+                raise CheckError(f"{failure}. It equals that of {mistake}") from failure
+        raise
+
+
+def told(failure: Exception) -> str:
+    """An exception in words, with the notes that were added to it: where it comes from, for instance."""
+    what = str(failure) if isinstance(failure, CheckError) else f"{type(failure).__name__}: {failure}"
+    notes = getattr(failure, "__notes__", ())
+    return f"{what} ({'. '.join(notes)})" if notes else what
 
 
 def no_backward(*_: Any) -> Any:

@@ -14,7 +14,7 @@ from tinyunet import checkpoint, init, ops, shapes, train
 from tinyunet.backend import Array
 from tinyunet.catalogue.core import Draw, holds, require, require_close
 from tinyunet.check import check_complex_step
-from tinyunet.errors import OrderError, ShapeError
+from tinyunet.errors import CheckError, OrderError, ShapeError
 from tinyunet.layers import BatchNorm, Conv, CropConcat, UpConv
 from tinyunet.spec import PAPER, PRESETS, RELEASE, SAME_BN, UNetSpec
 from tinyunet.unet import UNet
@@ -55,6 +55,20 @@ def whole_numbers(spec: UNetSpec, draw: Draw) -> UNet:
     for value in model.params().values():
         value[...] = draw.rng.choice([-1, 0, 1, 1], value.shape)
     return model
+
+
+def whole_numbers_alive(spec: UNetSpec, height: int, width: int, draw: Draw) -> tuple[UNet, Array, Array]:
+    """A network of `whole_numbers`, an image, and its logits, which take more than ten values.
+
+    A network that is dead is drawn again. If fifty in a row are, it is no chance: CheckError.
+    """
+    for _attempt in range(50):
+        model = whole_numbers(spec, draw)
+        x = draw.rng.integers(-3, 4, (1, height, width, 1)).astype(float)
+        logits = model.forward(x)
+        if len(np.unique(logits)) > 10:
+            return model, x, logits
+    raise CheckError("the logits of fifty networks took ten values or fewer: something between image and logits is cut")
 
 
 def draw_image(spec: UNetSpec, draw: Draw, n: int = 2) -> Array:
@@ -193,12 +207,7 @@ def a_shift_by_the_pooling_grid_shifts_the_output(_: None, draw: Draw) -> None:
     spec = UNetSpec(base=3, depth=draw.integer(1, 2))
     step, n = shapes.size_step(spec), shapes.legal_size(spec, 20) + shapes.size_step(spec)
     axis, shift = draw.integer(1, 2), draw.integer(1, step - 1)
-    while True:
-        model = whole_numbers(spec, draw)
-        x = draw.rng.integers(-3, 4, (1, n + step, n + step, 1)).astype(float)
-        whole = model.forward(x)
-        if np.ptp(whole) > 0 and len(np.unique(whole)) > 10:  # some of these networks are dead
-            break
+    model, x, whole = whole_numbers_alive(spec, n + step, n + step, draw)
 
     def differs(by: int) -> bool:
         window = [slice(None)] * 4
@@ -545,7 +554,10 @@ def same_seed_same_network(_: None, draw: Draw) -> None:
 
 @holds("init", "convention")
 def the_first_loss_is_that_of_guessing(_: None, draw: Draw) -> None:
-    """A network that knows nothing pays ln K for a pixel of weight 1: exactly with a head of zeros, not far off at the start."""
+    """A network that knows nothing pays ln K for a pixel of weight 1: exactly with a head of zeros, 0.8 to 15 times at the start.
+
+    Measured for 3000 such networks: 0.98 to 8.4 times, the median 1.3, and 99 in 100 below 3.5.
+    """
     spec = UNetSpec(base=8, depth=1, classes=draw.integer(1, 4), padding="same")
     model, classes = UNet(spec, draw.rng).astype("float64"), max(spec.classes, 2)
     x = draw_image(spec, draw)
@@ -553,7 +565,7 @@ def the_first_loss_is_that_of_guessing(_: None, draw: Draw) -> None:
     weights = draw.rng.uniform(0.5, 3, labels.shape)
     guess = math.log(classes) * float(weights.mean())
     start, _dlogits = train.energy(model.forward(x), labels, weights)
-    require(guess / 4 < start < 30 * guess, f"the loss starts at {start:.3g}, guessing gives {guess:.3g}")
+    require(0.8 * guess < start < 15 * guess, f"the loss starts at {start:.3g}, guessing gives {guess:.3g}")
     model.params()["head.w"][...] = 0
     loss, _dlogits = train.energy(model.forward(x), labels, weights)
     require_close("the loss of equal logits", loss, guess)

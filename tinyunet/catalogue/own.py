@@ -10,18 +10,26 @@ An op is a pair of functions in one file, or a class or an object with two metho
 any memory layout, refusing what does not fit) counts as properties of the kind "contract". A convolution whose forward has
 no fourth argument `padding` is checked without.
 
-The file may contain anything: it runs in a child process, what it prints goes nowhere, and a property that does not come back
-is given up after a while.
+The file runs in a child process: what Python prints there is kept beside the outcome of each property, and a property that does
+not come back is given up after a while, with all processes that it has started. That guards against mistakes and against nothing
+else. The file is run with all rights of whoever calls this: it can read, write and delete what they can, and change the checks
+themselves. So it is no sandbox, and no grader for people who cheat.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
+import io
 import multiprocessing
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from difflib import get_close_matches
 from functools import wraps
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,8 +37,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyunet.catalogue.core import CATALOGUE, Op, Outcome, Property, check_property, require
-from tinyunet.catalogue.laws import no_backward
+from tinyunet.catalogue.conv import paddings
+from tinyunet.catalogue.core import CATALOGUE, Draw, Op, Property, check_property, require
+from tinyunet.catalogue.laws import no_backward, told
 from tinyunet.check import described, pair_of
 from tinyunet.errors import CheckError, ConfigError
 
@@ -41,12 +50,37 @@ PATIENCE = 3
 """So many properties that do not come back or end the process, and the others are not tried."""
 
 
+KEPT = 2000
+"""So many characters of what a property prints are kept."""
+
+
+class OwnOutcome(NamedTuple):
+    """What came of one property of an op of one's own: it holds, `error` says why not, or `skipped` why it was not asked for."""
+
+    property: Property
+    error: str = ""
+    skipped: str = ""
+    output: str = ""  # what the op printed meanwhile, its first KEPT characters
+    seconds: float = 0.0
+    rung: str = ""  # an op of one's own stands on no ladder
+
+
 class Call(NamedTuple):
-    """How an op is called, and the gradients that its backward returns."""
+    """How an op is called, the gradients that its backward returns, and what else one has to know."""
 
     forward: str
     gradients: tuple[str, ...]
+    note: str = ""
 
+    @property
+    def backward(self) -> str:
+        """ "backward(dy, ctx) -> dx", "" for a plain function"""
+        dy = "" if self.gradients == ("dlogits",) else "dy, "
+        return f"backward({dy}ctx) -> {', '.join(self.gradients)}" if self.gradients else ""
+
+
+OF_LOSSES = ("backward(ctx) takes no dy: a loss is where it begins. E, the loss, is the mean of -w log p_label over the M pixels "
+             "whose label is not -1 (ignored); weights=None stands for ones.")  # fmt: skip
 
 CALLS = {
     "conv2d": Call("forward(x, w, b), or forward(x, w, b, padding)", ("dx", "dw", "db")),
@@ -59,10 +93,10 @@ CALLS = {
     "dropout": Call("forward(x, rate, rng)", ("dx",)),
     "crop_concat": Call("forward(up, skip)", ("dup", "dskip")),
     "mirror_pad": Call("forward(x, top, bottom, left, right)", ("dx",)),
-    "softmax": Call("a function of logits", ()),
-    "sigmoid": Call("a function of logits", ()),
-    "softmax_cross_entropy": Call("forward(logits, labels, weights=None); backward(ctx) takes no dy", ("dlogits",)),
-    "sigmoid_cross_entropy": Call("forward(logits, labels, weights=None); backward(ctx) takes no dy", ("dlogits",)),
+    "softmax": Call("softmax(logits) -> p", ()),
+    "sigmoid": Call("sigmoid(logits) -> p", ()),
+    "softmax_cross_entropy": Call("forward(logits, labels, weights=None)", ("dlogits",), OF_LOSSES),
+    "sigmoid_cross_entropy": Call("forward(logits, labels, weights=None)", ("dlogits",), OF_LOSSES),
 }
 """Subject -> how its op is called."""
 
@@ -80,9 +114,12 @@ WORDS = {
     "softmax": ("softmax",),
     "sigmoid": ("sigmoid",),
     "softmax_cross_entropy": ("softmaxcrossentropy", "crossentropy", "softmaxloss", "softmaxce", "ce", "loss"),
-    "sigmoid_cross_entropy": ("sigmoidcrossentropy", "binarycrossentropy", "bce", "sigmoidloss", "sigmoidce"),
+    "sigmoid_cross_entropy": ("sigmoidcrossentropy", "binarycrossentropy", "bce", "bceloss", "sigmoidloss", "sigmoidce"),
 }
 """Subject -> what names of such ops have in them; the longest that fits decides."""
+
+SHORT = 3
+"""Up to so many letters a word must stand by itself: "trace" is no cross entropy, "subnet" no batch norm."""
 
 
 def guess_subject(name: str) -> str:
@@ -90,10 +127,14 @@ def guess_subject(name: str) -> str:
 
     Raises ConfigError for a name that says nothing.
     """
-    plain = "".join(c for c in name.lower() if c.isalnum())
-    fits = [(len(word), subject) for subject, words in WORDS.items() for word in words if word in plain]
+    parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)]
+    plain = "".join(parts)
+    fits = [(len(word), subject) for subject, words in WORDS.items() for word in words
+            if (word in parts if len(word) <= SHORT else word in plain)]  # fmt: skip
     if not fits:
-        raise ConfigError(f"check: {name!r} does not say what it is. Add --as with one of: {', '.join(CALLS)}.")
+        near = get_close_matches(name.lower(), CALLS, 1)
+        hint = f"Did you mean --as {near[0]}? There are" if near else "Add --as with one of"
+        raise ConfigError(f"check: {name!r} does not say what it is. {hint}: {', '.join(CALLS)}.")
     return max(fits, key=lambda fit: fit[0])[1]
 
 
@@ -108,9 +149,11 @@ def split_target(target: str) -> tuple[Path, str]:
         raise ConfigError(f"check: there is no file {path}. Give FILE:NAME, e.g. my_file.py:my_conv.")
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise ConfigError(f"check: {path}{line} is no Python: {getattr(error, 'msg', error)}.") from error
+    except SyntaxError as error:
+        code = f" in {error.text.strip()!r}" if error.text else ""
+        raise ConfigError(f"check: {path}, line {error.lineno}: SyntaxError: {error.msg}{code}.") from error
+    except ValueError as error:
+        raise ConfigError(f"check: {path} is no Python: {error}.") from error
     if path == Path(target):
         raise ConfigError(f"check: which op of {path}? Give {path}:NAME. {_names_in(tree)}")
     return path, name
@@ -136,13 +179,15 @@ def load_op(path: Path, name: str, subject: str) -> Op:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"check: {path} cannot be run: {type(error).__name__}: {error}.") from error
+        where = _line_of(error, path)
+        place = f" ({where})" if where else ""
+        raise ConfigError(f"check: {path} cannot be run: {type(error).__name__}: {error}{place}.") from error
     name = name.removesuffix("_forward").removesuffix("_backward")
     one = getattr(module, name, None)
     if not CALLS[subject].gradients:  # a plain function
         if not callable(one):
             raise ConfigError(f"check: {path} has no function {name}.")
-        return Op(one, no_backward)
+        return Op(_located(one, path, CALLS[subject].forward), no_backward)
     try:
         holder = one() if isinstance(one, type) else one
     except Exception as error:
@@ -153,22 +198,56 @@ def load_op(path: Path, name: str, subject: str) -> Op:
         function = getattr(module, f"{name}_{way}", None) or getattr(holder, way, None)
         if not callable(function):
             raise ConfigError(f"check: {path} has no function {name}_{way}, and no {name} with a method {way}.")
-        found.append(function)
+        found.append(_located(function, path, getattr(CALLS[subject], way)))
     return Op(_checked_forward(found[0]), _checked_backward(found[1], CALLS[subject].gradients))
 
 
-def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    try:
-        return function(*arguments)
-    except SystemExit as end:
-        raise CheckError(f"{function.__name__} ends Python with sys.exit({end.code})") from end
+def _located(function: Callable[..., Any], path: Path, how: str) -> Callable[..., Any]:
+    """The function, whose exceptions say the line they come from, or how it is called, and what it was called with."""
+
+    @wraps(function)  # keeps the signature, which says whether there is a padding
+    def located(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except SystemExit as end:
+            raise CheckError(f"{function.__name__} ends Python with sys.exit({end.code})") from end
+        except Exception as error:
+            where = _line_of(error, path) or f"{path.name}, where it must fit {how}"
+            error.add_note(f"{where}; called with {_shapes(function, arguments)}")
+            if isinstance(error, TypeError) and any(map(np.iscomplexobj, arguments)):
+                error.add_note("The arguments are complex here, for the complex step: allocate with np.zeros(shape, x.dtype)")
+            raise
+
+    return located
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """ "my_file.py, line 5": the innermost line of the file, or of another in its folder, that an exception passed through."""
+    found, frame = "", error.__traceback__
+    while frame is not None:
+        file = Path(frame.tb_frame.f_code.co_filename)
+        if file.exists() and file.resolve().parent == path.resolve().parent:
+            found = f"{file.name}, line {frame.tb_lineno}"
+        frame = frame.tb_next
+    return found
+
+
+def _shapes(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """ "x (1, 5, 5, 2) float64, w (3, 3, 2, 4) float64": arguments by the names that the function gives them"""
+    names = [*inspect.signature(function).parameters][: len(arguments)]
+    names += [f"argument {k + 1}" for k in range(len(names), len(arguments))]
+    shown = (f"{name} {value.shape} {value.dtype}" if isinstance(value, np.ndarray) else
+             f"{name}={value!r}" if isinstance(value, int | float | str | None) else f"{name}, {described(value)}"
+             for name, value in zip(names, arguments, strict=True))  # fmt: skip
+    return ", ".join(shown)
 
 
 def _checked_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)  # keeps the signature, which says whether there is a padding
+    @wraps(forward)
     def checked(*arguments: Any) -> tuple[Any, Any]:
-        y, ctx = pair_of(_called(forward, arguments))
-        require(isinstance(y, np.ndarray | float | complex), f"forward returned {described(y)} as y, expected an array")
+        y, ctx = pair_of(forward(*arguments))
+        is_right = isinstance(y, np.ndarray | float | complex | np.inexact)  # inexact: a NumPy scalar, as x.sum() gives
+        require(is_right, f"forward returned {described(y)} as y, expected an array")
         return y, ctx
 
     return checked
@@ -177,7 +256,7 @@ def _checked_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _checked_backward(backward: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
     @wraps(backward)
     def checked(*arguments: Any) -> Any:
-        result = _called(backward, arguments)
+        result = backward(*arguments)
         gradients = tuple(result) if isinstance(result, tuple | list) else (result,)
         require(len(gradients) == len(names), f"backward returned {described(result)}, expected {', '.join(names)}")
         for name, gradient in zip(names, gradients, strict=True):
@@ -189,10 +268,11 @@ def _checked_backward(backward: Callable[..., Any], names: tuple[str, ...]) -> C
 
 def check_own(
     path: Path, name: str, properties: Sequence[Property], *, seed: int = 0, draws: int = 5, limit: float = LIMIT
-) -> Iterator[Outcome]:
+) -> Iterator[OwnOutcome]:
     """Run properties of one subject on an op in a file, in a process of its own.
 
-    A property that ends the process, or does not come back within `limit` seconds, fails; the next has a new process.
+    A property that says nothing of the op is skipped. One that ends the process, or does not come back within `limit` seconds,
+    fails; the next has a new process.
 
     Raises ConfigError as `load_op` does.
     """
@@ -200,7 +280,7 @@ def check_own(
     start = 20 + limit  # a new Python may take a while on a busy machine
     while left:
         if given_up == PATIENCE:
-            yield Outcome(left.pop(0), "", f"not tried, since {PATIENCE} others went as badly", 0.0)
+            yield OwnOutcome(left.pop(0), f"not tried, since {PATIENCE} others went as badly")
             continue
         with _Child(path, name, left, seed, draws) as child:
             refusal = child.answer(start)
@@ -213,9 +293,9 @@ def check_own(
                 prop = left.pop(0)
                 if answer is None:
                     given_up += 1
-                    yield Outcome(prop, "", child.fate(limit), limit if child.alive else 0.0)
+                    yield OwnOutcome(prop, child.fate(limit), seconds=limit if child.alive else 0.0)
                     break
-                yield Outcome(prop, "", *answer)
+                yield OwnOutcome(prop, *answer)
 
 
 class _Child:
@@ -236,6 +316,10 @@ class _Child:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
+        if hasattr(os, "killpg"):
+            assert self.process.pid is not None
+            with suppress(ProcessLookupError, PermissionError):  # no session yet, or nobody left in it
+                os.killpg(self.process.pid, signal.SIGKILL)  # before join: until then nobody else can get this number
         self.process.join()
         self.receiver.close()
 
@@ -253,12 +337,14 @@ class _Child:
 
     def fate(self, limit: float) -> str:
         if self.alive:
-            return f"it does not come back within {limit:g} s; is there a loop that never ends"
+            return f"it does not come back within {limit:g} s: slow, or never ends? Give it more time with --limit {10 * limit:g}"
         return f"it ends Python, with exit code {self.process.exitcode}"
 
 
 def _serve(path: Path, name: str, subject: str, wanted: list[str], seed: int, draws: int, sender: Connection) -> None:
-    """What the child does: be silent, and answer."""
+    """What the child does: be silent, but for the answers."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # so that what the file starts can be ended with it
     import tinyunet.catalogue  # noqa: F401  a new process has no properties yet
 
     sys.dont_write_bytecode = True
@@ -269,14 +355,48 @@ def _serve(path: Path, name: str, subject: str, wanted: list[str], seed: int, dr
 
 
 def answer_all(path: Path, name: str, subject: str, wanted: Sequence[str], seed: int, draws: int, sender: Connection) -> None:
-    """Send "", or why there is no op; then (error, seconds) of every property."""
+    """Send "", or why there is no op; then (error, skipped, output, seconds) of every property."""
     try:
-        op = load_op(path, name, subject)
+        with redirect_stdout(_FirstLines()) as printed, redirect_stderr(printed):
+            op = load_op(path, name, subject)
     except ConfigError as refusal:
         sender.send(str(refusal))
         return
     sender.send("")
     by_name = {prop.name: prop for prop in CATALOGUE[subject]}
     for one in wanted:
-        outcome = check_property(by_name[one], op, seed=seed, draws=draws)
-        sender.send((outcome.error, outcome.seconds))
+        if why := says_nothing(by_name[one], op):
+            sender.send(("", why, "", 0.0))
+            continue
+        with redirect_stdout(_FirstLines()) as printed, redirect_stderr(printed):
+            outcome = check_property(_telling(by_name[one]), op, seed=seed, draws=draws)
+        sender.send((outcome.error, "", printed.getvalue(), outcome.seconds))
+
+
+def says_nothing(prop: Property, op: Op) -> str:
+    """Why a property is not for an op of one's own, "" if it is."""
+    if (prop.subject, prop.name) == ("conv2d", "a_large_map"):
+        return "it is about the strips in which ours works"  # and takes a loop over pixels in Python a minute
+    if (prop.subject, prop.name) == ("conv2d", "same_is_valid_of_the_zero_padded_image") and "same" not in paddings(op):
+        return "forward takes no fourth argument padding"
+    return ""
+
+
+def _telling(prop: Property) -> Property:
+    """The property, whose error has the notes of an exception too."""
+
+    def run(op: Op, draw: Draw) -> None:
+        try:
+            prop.run(op, draw)
+        except Exception as failure:
+            raise CheckError(told(failure)) from failure
+
+    return prop._replace(run=run)
+
+
+class _FirstLines(io.StringIO):
+    """What is printed, as far as it is kept: a loop that prints must not fill the memory."""
+
+    def write(self, text: str) -> int:
+        super().write(text[: max(0, KEPT - self.tell())])
+        return len(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from tinyunet.catalogue.laws import (
     geometry,
     hard,
     keep_laws,
+    require_close_or_name,
     require_equal,
     require_refused,
     spaced,
@@ -31,6 +33,22 @@ def windows(x: Array) -> Array:
     """(N, H, W, C) -> (N, H/2, W/2, C, 4), the four values of every window in row-major order"""
     n, height, width, c = x.shape
     return x.reshape(n, height // 2, 2, width // 2, 2, c).transpose(0, 1, 3, 5, 2, 4).reshape(n, height // 2, width // 2, c, 4)
+
+
+def unwindowed(four: Array) -> Array:
+    """(N, h, w, C, 4) -> (N, 2h, 2w, C), the opposite of `windows`"""
+    n, height, width, c, _ = four.shape
+    return four.reshape(n, height, width, c, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(n, 2 * height, 2 * width, c)
+
+
+def ties(four: Array, dy: Any) -> dict[str, Array]:
+    """(..., 4) -> (..., 4), the gradients of backward passes that treat equal values in other ways than the first alone"""
+    equal = four == four.max(axis=-1, keepdims=True)
+    last = np.arange(4) == 3 - equal[..., ::-1].argmax(axis=-1)[..., None]
+    dy = dy[..., None]
+    return {"a backward pass that gives dy to the last of equal values": last * dy,
+            "a backward pass that gives dy to each of equal values": equal * dy,
+            "a backward pass that shares dy among equal values": equal / equal.sum(axis=-1, keepdims=True) * dy}  # fmt: skip
 
 
 def cases(op: Op, draw: Draw) -> Iterator[Case]:
@@ -57,7 +75,11 @@ def forward_and_backward_are_the_formula(op: Op, draw: Draw) -> None:
         a, b = divmod(int(x[m, rows, cols, k].argmax()), 2)
         expected[m, i, j, k] = x[m, 2 * i + a, 2 * j + b, k]
         expected_dx[m, 2 * i + a, 2 * j + b, k] = dy[m, i, j, k]
+    four = windows(x)
+    averaged = {"the mean of each window": four.mean(axis=-1), "the smallest of each window": four.min(axis=-1)}
+    require_close_or_name("y", y, expected, lambda: averaged)
     require_equal("y", y, expected)
+    require_close_or_name("dx", dx, expected_dx, lambda: {name: unwindowed(d) for name, d in ties(four, dy).items()})
     require_equal("dx", dx, expected_dx)
 
 
@@ -68,7 +90,9 @@ def the_first_of_equal_values_wins(op: Op, draw: Draw) -> None:
     first = int(x.argmax())
     _, ctx = op.forward(x.reshape(1, 2, 2, 1))
     dx = op.backward(np.full((1, 1, 1, 1), 7.0), ctx)
-    require_equal(f"dx of the window {x.tolist()} for dy = 7", dx.ravel(), 7.0 * (np.arange(4) == first))
+    what, expected = f"dx of the window {x.tolist()} for dy = 7", 7.0 * (np.arange(4) == first)
+    require_close_or_name(what, dx.ravel(), expected, lambda: ties(x, np.float64(7)))
+    require_equal(what, dx.ravel(), expected)
 
 
 @holds("max_pool", "convention")
@@ -144,13 +168,11 @@ def negative_values_stay_negative(op: Op, draw: Draw) -> None:
 @holds("max_pool", "invariance")
 def the_winner_moves_with_its_value(op: Op, draw: Draw) -> None:
     """Permuting the four values of all windows keeps y, and the gradient moves with the values."""
-    n, height, width, c = shape = even(draw)
-    x = spaced(draw, shape)
+    x = spaced(draw, even(draw))
     order = draw.rng.permutation(4)
 
     def permuted(a: Array) -> Array:
-        blocks = windows(a)[..., order].reshape(n, height // 2, width // 2, c, 2, 2)
-        return np.ascontiguousarray(blocks.transpose(0, 1, 4, 2, 5, 3)).reshape(shape)
+        return unwindowed(windows(a)[..., order])
 
     (y, ctx), (y2, ctx2) = op.forward(x), op.forward(permuted(x))
     dy = draw.rng.standard_normal(y.shape)

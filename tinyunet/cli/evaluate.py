@@ -22,7 +22,7 @@ from tinyunet.cli.options import (
     DropAlpha,
     Format,
     Masks,
-    MaxMem,
+    MaxMemBeside,
     MinSize,
     Sequence_,
     Source,
@@ -69,7 +69,7 @@ def evaluate(
     source: Source = None,
     average: Averaging = "none",
     min_size: MinSize = None,
-    max_mem: MaxMem = MAX_MEM,
+    max_mem: MaxMemBeside = MAX_MEM,
     tile_in: TileIn = None,
     em: Annotated[
         bool, typer.Option("--em", help="also the EM challenge's: foreground-restricted Rand and information, warping error")
@@ -96,6 +96,12 @@ def evaluate(
     if greyed := sum(image_for(trained.model, sample).shape[-1] < sample.image.shape[-1] for sample in data):
         say(grey_note(greyed))
     least = trained.min_size if min_size is None else min_size
+    names = trained.class_names if class_names is None else data.class_names
+    if len(names) != len(trained.class_names):
+        raise ConfigError(
+            f"evaluate: --class-names gives {len(names)} names, the network has {len(trained.class_names)} classes "
+            f"({', '.join(trained.class_names)}). Name each of them, or leave --class-names out."
+        )
     scores: dict[str, Scores] = {}
     topology: dict[str, _Topology] = {}
     if em and any(sample.instances is None for sample in data):
@@ -105,7 +111,7 @@ def evaluate(
         )
     tiling: Tiling = {"tile_in": tile_in, "max_mem": max_mem, "average": cast(Average, average)}
     measured = measure(
-        trained.model, data, trained.normalization, class_names=trained.class_names, min_size=least, **tiling
+        trained.model, data, trained.normalization, class_names=names, min_size=least, **tiling
     )  # fmt: skip
     with Meter("measuring", "image") as meter:
         for i, (one, sample) in enumerate(zip(measured, data, strict=True)):

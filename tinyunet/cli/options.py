@@ -68,7 +68,8 @@ Averaging = Annotated[
         metavar="NAME",
     ),
 ]
-MaxMem = Annotated[float, typer.Option(help="MiB that the whole process may take; tiles are made to fit")]
+MaxMem = Annotated[float, typer.Option(help="MiB that the process may take once an image is read; tiles are made to fit")]
+MaxMemBeside = Annotated[float, typer.Option(help="MiB that the process may take beside the data set; tiles are made to fit")]
 TileIn = Annotated[
     int | None,
     typer.Option(

@@ -91,10 +91,7 @@ def predict_(
     looked_at = [_look(file, channels) for file in files]
     if greyed := sum(grey for _, grey in looked_at):
         say(grey_note(greyed))
-    names = [
-        [file.stem if count == 1 else _page_name(file, t) for t in range(count)]
-        for file, (count, _) in zip(files, looked_at, strict=True)
-    ]
+    names = _names(files, [count for count, _ in looked_at])
     for name in (name for pages in names for name in pages):
         _check_targets(wanted.paths(out, name), overwrite)
     new_folder(out)
@@ -121,9 +118,9 @@ def predict_(
 def _segment(trained: Checkpoint, image: Array, paths: dict[str, Path], min_size: int, tiling: Tiling) -> list[Path]:
     """One image through the network, and what is wanted of it to files."""
     with_objects = "instances" in paths or "overlay" in paths
-    reserved = image.shape[0] * image.shape[1] * (INSTANCE_BYTES if with_objects else WRITING)
+    tiling = {**tiling, "reserved": image.shape[0] * image.shape[1] * (INSTANCE_BYTES if with_objects else WRITING)}
     if "proba" in paths:
-        proba = predict_proba(trained.model, image, trained.normalization, reserved=reserved, **tiling)
+        proba = predict_proba(trained.model, image, trained.normalization, **tiling)
         with atomic_write(paths["proba"]) as temporary:
             np.save(temporary, proba)
         labels = np.empty(image.shape[:2], np.uint8 if proba.shape[-1] <= 256 else np.uint16)
@@ -131,7 +128,7 @@ def _segment(trained: Checkpoint, image: Array, paths: dict[str, Path], min_size
             row[:] = p.argmax(-1)
         del proba
     else:
-        labels = predict(trained.model, image, trained.normalization, reserved=reserved, **tiling)
+        labels = predict(trained.model, image, trained.normalization, **tiling)
     if "labels" in paths:
         write_labels(paths["labels"], labels)
     if with_objects:
@@ -161,7 +158,7 @@ def _every(shape: tuple[int, ...], memory: float) -> int:
 
 
 def _image_files(images: Sequence[Path]) -> list[Path]:
-    """Files and the image files of folders, each once; two with the same name would be one result."""
+    """Files and the image files of folders, each once."""
     files: list[Path] = []
     for path in images:
         if path.is_dir():
@@ -175,12 +172,7 @@ def _image_files(images: Sequence[Path]) -> list[Path]:
             files.append(path)
         else:
             raise DataError(f"predict: there is no file or folder {path}. Check the name.")
-    files = list(dict.fromkeys(files))
-    by_name: dict[str, Path] = {}
-    for file in files:
-        if (other := by_name.setdefault(file.stem, file)) != file:
-            raise DataError(f"predict: {other} and {file} would both be written as {file.stem}. Segment them into two folders.")
-    return files
+    return list(dict.fromkeys(files))
 
 
 def _look(file: Path, channels: int) -> tuple[int, bool]:
@@ -197,8 +189,18 @@ def _pages(file: Path, channels: int) -> Iterator[Array]:
         yield image
 
 
-def _page_name(file: Path, t: int) -> str:
-    return f"{file.stem}_{t:03d}"
+def _names(files: Sequence[Path], counts: Sequence[int]) -> list[list[str]]:
+    """What the pages of every file are called; two of the same name would be one result."""
+    names = [
+        [file.stem] if count == 1 else [f"{file.stem}_{t:03d}" for t in range(count)]
+        for file, count in zip(files, counts, strict=True)
+    ]
+    by_name: dict[str, Path] = {}
+    for file, pages in zip(files, names, strict=True):
+        for name in pages:
+            if (other := by_name.setdefault(name, file)) != file:
+                raise DataError(f"predict: {other} and {file} would both be written as {name}. Segment them into two folders.")
+    return names
 
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:

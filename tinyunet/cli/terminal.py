@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -50,9 +51,12 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise StopError
 
 
-def _finishing() -> None:
-    # Not through Rich: a signal may come in the middle of its printing.
-    os.write(2, b"\nfinishing the step in progress, then saving; press Ctrl-C again to stop at once\n")
+def _notice(text: str) -> None:
+    """A line on stderr from within a handler; not through Rich, for the signal may have come in the middle of its printing."""
+    if sys.__stderr__ is None:  # closed from the start: its number may by now be that of another file
+        return
+    with suppress(OSError, ValueError):  # closed, or a pipe that nobody reads; the step goes on all the same
+        os.write(sys.__stderr__.fileno(), f"\n{text}; press Ctrl-C again to stop at once\n".encode())
 
 
 class Meter:
@@ -129,7 +133,13 @@ def follow(records: Iterator[StepRecord], what: str, steps: int, log: Path) -> S
     The loss shown is a moving average. It begins with the losses in `log`, so that it does not jump in a resumed run.
     """
     last, loss, iou = None, None, ""
-    with deferred(_finishing) as interruption, Meter(what, "step") as meter:
+
+    def finishing() -> None:
+        # Weight maps are made before the first step, and may take longer than it.
+        first = last is None
+        _notice("stopping after the first step, which is saved" if first else "finishing the step in progress, then saving")
+
+    with deferred(finishing) as interruption, Meter(what, "step") as meter:
         for last in records:
             loss = moving_average(read_log(log)) if loss is None else 0.9 * loss + 0.1 * last.loss
             if last.scores is not None:

@@ -29,7 +29,8 @@ class Normalization:
     mode  "image": mean and std of each image by itself; exposures and stains may differ from image to image (the default)
           "percentile": the middle of each image's 1st and 99.8th percentile, and a quarter of the way between them, so that
           nearly all values lie in -2 .. 2. For fluorescence: there the std depends on how many cells an image holds,
-          and the same cell would look brighter in an empty image
+          and the same cell would look brighter in an empty image. A channel whose percentiles coincide, for its cells cover
+          less than 0.2 % of it, has no such scale: it gets its mean and std, as in "image"
           "dataset": mean and std of the training images, also for every image predicted later; keeps absolute brightness
           "none": grey values as they are
 
@@ -88,9 +89,11 @@ class Normalization:
             raise DataError("the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
         if self.mode == "percentile":
             low, high = np.array([np.percentile(image[..., k], (LOW, HIGH)) for k in range(channels)]).T
-            mean, std = (low + high) / 2, (high - low) / 4
+            flat = low == high
+            deviation = _std(image, mean) if flat.any() else 0.0
+            mean, std = np.where(flat, mean, (low + high) / 2), np.where(flat, deviation, (high - low) / 4)
         else:
-            std = np.sqrt(_squares(image, mean) / (image.shape[0] * image.shape[1]))
+            std = _std(image, mean)
         return mean.astype(np.float32), _or_one(std, mean).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +109,12 @@ class Normalization:
 def _or_one(std: Array, mean: Array) -> Array:
     """std, and 1 for a constant channel: in floating point its std is not 0 but what rounding the mean left over."""
     return np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
+
+
+def _std(image: Array, mean: Array) -> Array:
+    """(H, W, C), (C,) -> (C,) float64"""
+    std: Array = np.sqrt(_squares(image, mean) / (image.shape[0] * image.shape[1]))
+    return std
 
 
 def _squares(image: Array, about: Array) -> Array:
