@@ -1,4 +1,4 @@
-"""Figures: results, outlines, errors, weight maps, training curves, and a U-Net drawn to scale.
+"""Figures: results, outlines, errors, weight maps, training curves, a U-Net drawn to scale, warps.
 
 Every function takes plain arrays and returns a Matplotlib `Figure`. The figures are built without pyplot: they need no
 display, keep no global state and go away with their last reference. Each carries a text alternative, `description(figure)`,
@@ -12,6 +12,7 @@ from tinyunet.plot.base import ERRORS, description, save
 from tinyunet.plot.images import Row, errors, overlay, results, weight_map
 from tinyunet.plot.network import draw_unet
 from tinyunet.plot.training import read_log, training_curves
+from tinyunet.plot.warps import warps
 
 __all__ = [
     "ERRORS",
@@ -24,5 +25,6 @@ __all__ = [
     "results",
     "save",
     "training_curves",
+    "warps",
     "weight_map",
 ]

@@ -1,0 +1,83 @@
+"""Kernel files are read whole: includes in their places, names and lines kept; and a GPU's compiler takes them."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tinyunet.cuda import source
+from tinyunet.errors import ConfigError
+
+
+def test_includes_are_put_in_once_with_their_lines(tmp_path):
+    """Beside the file or in kernels/include; a second time they are left out; #line says where each line is from."""
+    (tmp_path / "a.cuh").write_text('#pragma once\n#include "b.cuh"\nint a;\n')
+    (tmp_path / "b.cuh").write_text("int b;\n")
+    (tmp_path / "k.cu").write_text('#include "b.cuh"\n#include "a.cuh"\n#include "tu_device.cuh"\n__global__ void k() {}\n')
+    read = source.read(tmp_path / "k.cu")
+    assert list(read.files) == ["k.cu", "b.cuh", "a.cuh", "include/tu_device.cuh"]
+    assert re.findall(r"^(?:int \w;|#line .*|__global__.*)$", read.text, re.MULTILINE) == [
+        '#line 1 "k.cu"', '#line 1 "b.cuh"', "int b;", '#line 2 "k.cu"', '#line 1 "a.cuh"', '#line 3 "a.cuh"', "int a;",
+        '#line 3 "k.cu"', '#line 1 "include/tu_device.cuh"', '#line 4 "k.cu"', "__global__ void k() {}"]  # fmt: skip
+    assert "#include" not in read.text
+
+
+def test_kernels_are_found_in_a_text(tmp_path):
+    """Names, parameters, templates; not what stands in comments."""
+    (tmp_path / "k.cu").write_text("""
+// __global__ void no(int x) {
+template <int A, int B = 2> __global__ void __launch_bounds__(32) t(const float *__restrict__ x /* in */, int n) {}
+extern "C" __global__ void
+k(float *y) {}
+__device__ float f(float x) { return x; }
+""")
+    assert source.read(tmp_path / "k.cu").kernels == {"t": ("t", ("x", "n"), True), "k": ("k", ("y",), False)}
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("#include <stdint.h>\n", r"k.cu:1: <stdint.h> is a header of the system, and NVRTC finds none"),
+    ('\n#include "none.cuh"\n', r'k.cu:2: "none.cuh" is neither beside it nor in kernels/include'),
+])  # fmt: skip
+def test_an_include_that_cannot_be(text, words, tmp_path):
+    """Headers of the system, and files that are not there."""
+    (tmp_path / "k.cu").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        source.read(tmp_path / "k.cu")
+
+
+def test_a_file_that_is_not_there():
+    """The error lists those that are."""
+    with pytest.raises(ConfigError, match=r"conv3x3/0.cu: no such kernel. kernels/ has: conv3x3/01_naive.cu, "):
+        source.read("conv3x3/0.cu")
+
+
+def test_every_rung_says_what_it_changes():
+    """The head of a file: its number and name, what changed, why, the gain predicted and measured, the limit, the launch."""
+    for name in source.kernel_files():
+        head = source.read(name).files[name]
+        number, word = re.fullmatch(r".*/(\d\d)_(\w+)\.cu", name).groups()
+        assert head[0].startswith(f"// {number} {word.replace('_', ' ')}: ")
+        comment = "\n".join(line for line in head if line.startswith("//"))
+        for label in ("Changed since", "Predicted gain:", "Measured gain:", "Limited by:", "Launch:"):
+            assert label in comment, f"{name}: {label}"
+
+
+nvcc = shutil.which("nvcc")
+
+
+@pytest.mark.skipif(nvcc is None, reason="nvcc, the compiler of the CUDA toolkit, is not installed")
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", [*source.kernel_files(), "tests: tensor", "tests: warp", "tests: access"])
+def test_nvcc_compiles_the_same_text(name, arch, tmp_path):
+    """Every kernel, as one text without any -I, compiles for a GPU; the registers are told and none is spilled."""
+    path = Path(__file__).parent / "kernels" / f"{name[7:]}.cu" if name.startswith("tests") else name
+    (tmp_path / "k.cu").write_text(source.read(path).text)
+    command = [nvcc, "-cubin", f"-arch={arch}", "-Xptxas=-v", "-o", str(tmp_path / "k.cubin"), str(tmp_path / "k.cu")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Used " in done.stderr
+    if not name.startswith("tests"):
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in done.stderr

@@ -1,0 +1,3 @@
+// The runtime as one translation unit.
+#include "scheduler.cpp"
+#include "memory.cpp"
