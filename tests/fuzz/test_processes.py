@@ -97,7 +97,7 @@ def test_a_full_disk(work, arguments, blocks):
     assert code == 0 or ("new" in err and "Is there space left?" in err and err.count("\n") == 1), err
     if (work / "new").exists():
         whole(work / "new")
-        assert not list((work / "new").rglob(".*"))
+        assert {path.name for path in (work / "new").rglob(".*")} <= {".lock"}  # which stays, empty; removing it would be a race
 
 
 @pytest.mark.slow
@@ -113,11 +113,11 @@ def test_two_predictions_in_one_folder(work):
 
 @pytest.mark.slow
 def test_two_trainings_in_one_folder(work):
-    """Started at once, both may come through or one is told that the folder holds a run; its files are whole."""
+    """Started at once, one comes through; the other is told that it is at work there, or was; its files are whole."""
     arguments = (*TRAIN, "--steps", "5", "--out", "both")
     codes = [end(process) for process in [start(work, *arguments) for _ in range(2)]]
-    assert all(code == 0 or (code == 2 and "holds" in err) for code, err in codes), codes
-    assert any(code == 0 for code, _ in codes)
+    assert sorted(code for code, _ in codes) == [0, 2]
+    assert any("another run is at work in both" in err or "already holds a run" in err for _, err in codes), codes
     whole(work / "both")
     assert load_checkpoint(work / "both" / "last.safetensors").step == 5
 
