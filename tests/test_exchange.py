@@ -234,8 +234,19 @@ REFUSED = {
     "all missing": (lambda s: {}, {}, ConfigError, "from_torch: 26 of 26 arrays are missing, first 'down.0.conv1.weight'."),
     "unknown": (lambda s: {**s, "down.2.conv1.weight": s["head.weight"]}, {}, ConfigError,
                 "from_torch: 1 arrays are unknown, first 'down.2.conv1.weight'. Is the spec that of their network?"),
-    "mapped to nothing": (lambda s: {**s, "extra.weight": s["head.weight"]}, {"names": {"extra": "down.9.conv1"}}, ConfigError,
-                          "from_torch: 1 arrays are unknown, first 'extra.weight'."),
+    "mapped to nothing": (
+        lambda s: {**s, "extra.weight": s["head.weight"]}, {"names": {"extra": "down.9.conv1"}}, ConfigError,
+        "from_torch: `names` has 'down.9.conv1' for our layer; there is none. There are: down.0.conv1, down.0.conv2, "
+        "down.1.conv1, down.1.conv2, bottom.conv1, bottom.conv2, up.1.upconv, up.1.conv1, up.1.conv2, up.0.upconv, up.0.conv1, "
+        "up.0.conv2, head.",
+    ),
+    "mapped from nothing": (
+        lambda s: {"outc.weight": s["head.weight"], "outc.bias": s["head.bias"]}, {"names": {"out": "head"}}, ConfigError,
+        "from_torch: `names` has 'out' for their layer; there is none. There are: outc.",
+    ),
+    "mapped from nothing at all": (lambda s: {}, {"names": {"out": "head"}}, ConfigError, "there is none. There are: none."),
+    "mapped from an array": (lambda s: s, {"names": {"head.weight": "head"}}, ConfigError,
+                             "from_torch: `names` has 'head.weight' for their layer; there is none. There are: down.0.conv1,"),
     "no layer": (lambda s: {**s, "step": np.ones(())}, {}, ConfigError, "from_torch: 1 arrays are unknown, first 'step'."),
     "shape": (lambda s: {**s, "bottom.conv1.weight": s["bottom.conv1.weight"].transpose(2, 3, 1, 0)}, {}, ShapeError,
               "from_torch: bottom.conv1.weight has shape (3, 3, 4, 8), this network needs (8, 4, 3, 3) as PyTorch has it."),
@@ -291,6 +302,8 @@ def test_refusals_speak_the_language_of_keras():
     """`from_keras` names variables by path, and itself."""
     model = tu.UNet(SPECS["paper"])
     state = tu.to_keras(model)
+    with pytest.raises(ConfigError, match=r"from_keras: `names` has 'conv2d' for their layer; there is none\. There are: down_0"):
+        tu.from_keras(model, state, names={"conv2d": "down.0.conv1"})
     with pytest.raises(ConfigError, match=r"from_keras: 1 of 26 arrays are missing, first 'down_0_conv1/kernel'\."):
         tu.from_keras(model, without(state, "down_0_conv1/kernel"))
     message = re.escape("from_keras: head/kernel has shape (2, 1, 1, 2), this network needs (1, 1, 2, 2) as Keras has it.")

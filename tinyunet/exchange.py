@@ -36,7 +36,7 @@ for that there is `epsilon`. And images go in as (N, C, H, W) in PyTorch, as (N,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -109,8 +109,9 @@ def from_torch(
     `num_batches_tracked` is passed over. A convolution in front of batch norm may lack its bias: batch norm subtracts every
     bias, so it counts as zero.
 
-    Raises ConfigError for names that are missing or unknown, ShapeError for a shape that differs, DTypeError for numbers that
-    are not floating point, DataError for numbers that are not finite and variances of -epsilon and less; nothing is changed then.
+    Raises ConfigError for arrays that are missing or unknown and for `names` of layers that are not there, ShapeError for a
+    shape that differs, DTypeError for numbers that are not floating point, DataError for numbers that are not finite and
+    variances of -epsilon and less; nothing is changed then.
     """
     state = {name: value for name, value in state.items() if name.rpartition(".")[2] != "num_batches_tracked"}
     _import(model, state, _TORCH, "from_torch", names, skip_first, epsilon)
@@ -137,11 +138,8 @@ def from_keras(
 ) -> None:
     """w = W, copied into the network
 
-    state        arrays by the names of `to_keras`, of any floating dtype
-    names        their names of layers -> ours, where they differ: {"conv2d": "down.0.conv1", "conv2d_1": "down.0.conv2"}
-    epsilon      of their batch norm: 1e-3 unless they said otherwise
-
-    `skip_first`, what `epsilon` does, biases that may lack, and the errors are as for `from_torch`.
+    As `from_torch`, but `state` has the names of `to_keras`, `names` reads {"conv2d": "down.0.conv1", ...}, and `epsilon` is
+    1e-3 unless they said otherwise.
     """
     _import(model, state, _KERAS, "from_keras", names, skip_first, epsilon)
 
@@ -164,6 +162,7 @@ def _import(
     if not 0 < epsilon < math.inf:
         raise ConfigError(f"{who}: epsilon is {epsilon}. Give what their batch norm adds to the variance, e.g. 1e-3 for Keras.")
     mine = model.state()
+    _check_names(names or {}, [name.rpartition(theirs.slash)[0] for name in state], [n.rpartition(".")[0] for n in mine], who)
     wanted = {theirs.name_of(name): name for name in mine}
     source = _by_our_layers(state, theirs, who, names or {})
     needless = _needless_biases(model)
@@ -205,6 +204,15 @@ def _as_array(who: str, name: str, value: Any) -> Array:
     if array.dtype.kind != "f":
         raise DTypeError(f"{who}: {name} is {array.dtype}, expected floating point. Are these the weights?")
     return array
+
+
+def _check_names(names: Mapping[str, str], theirs: Iterable[str], ours: Iterable[str], who: str) -> None:
+    """Every name in the map is that of a layer: a slip of the pen would otherwise leave a layer as it is called."""
+    for which, asked, there in (("their", names.keys(), theirs), ("our", names.values(), ours)):
+        layers = list(dict.fromkeys(there))
+        if wrong := [name for name in asked if name not in layers]:
+            known = ", ".join(layers) or "none"
+            raise ConfigError(f"{who}: `names` has {wrong[0]!r} for {which} layer; there is none. There are: {known}.")
 
 
 def _by_our_layers(state: Mapping[str, Any], theirs: _Framework, who: str, names: Mapping[str, str]) -> dict[str, str]:
