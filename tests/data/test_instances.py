@@ -7,43 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyunet.catalogue.metrics import CORNERS, EDGES, flood
 from tinyunet.data import instances as module
 from tinyunet.data.instances import INSTANCE_BYTES, components, relabel, remove_small
 from tinyunet.errors import ConfigError, DataError, DTypeError, ShapeError
-
-EDGES = [(-1, 0), (0, 1), (1, 0), (0, -1)]
-CORNERS = [(-1, -1), (-1, 1), (1, 1), (1, -1)]
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 seeds = st.integers(0, 2**32 - 1)
 
 
-def flood(mask, connectivity):
-    """Components by flooding from each pixel in row-major order."""
-    steps = EDGES if connectivity == 4 else EDGES + CORNERS
-    out, n = np.zeros(mask.shape, int), 0
-    for start in np.ndindex(mask.shape):
-        if not mask[start] or out[start]:
-            continue
-        n += 1
-        out[start], todo = n, [start]
-        while todo:
-            y, x = todo.pop()
-            for dy, dx in steps:
-                q = (y + dy, x + dx)
-                if 0 <= q[0] < mask.shape[0] and 0 <= q[1] < mask.shape[1] and mask[q] and not out[q]:
-                    out[q] = n
-                    todo.append(q)
-    return out
-
-
-@given(sizes, seeds, st.sampled_from([4, 8]), st.floats(0, 1))
-def test_components_against_flood_fill(size, seed, connectivity, share):
+@given(sizes, seeds, st.sampled_from([(4, EDGES), (8, EDGES + CORNERS)]), st.floats(0, 1))
+def test_components_against_flood_fill(size, seed, neighbours, share):
     """The ids are those of a flood fill that starts at the first free pixel in row-major order."""
     mask = np.random.default_rng(seed).random(size) < share
+    connectivity, steps = neighbours
     found = components(mask, connectivity)
     assert found.dtype == np.int32
-    assert np.array_equal(found, flood(mask, connectivity))
+    assert np.array_equal(found, flood(mask, steps))
 
 
 def test_components_of_a_diagonal():
@@ -60,7 +40,7 @@ def test_components_of_any_mask_dtype(dtype, rng):
     mask = rng.random((7, 10)) < 0.6
     given_mask = np.asfortranarray(mask.astype(dtype))[::-1, ::2]
     before = given_mask.copy()
-    assert np.array_equal(components(given_mask), flood(mask[::-1, ::2], 4))
+    assert np.array_equal(components(given_mask), flood(mask[::-1, ::2], EDGES))
     assert np.array_equal(given_mask, before)
 
 

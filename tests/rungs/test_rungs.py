@@ -157,28 +157,17 @@ def test_conv_rungs_take_an_axis_made_by_none(name, pad, rng):
     close(rung.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
 
 
+@pytest.mark.parametrize("module", [im2col, strips])
 @pytest.mark.parametrize("strip_bytes", [1, 3000, 5000, 10**9])
 @pytest.mark.parametrize("pad", [0, 1])
 @pytest.mark.parametrize(("c", "o"), [(4, 2), (2, 4)])
-def test_im2col_agrees_for_every_height_of_strip(strip_bytes, pad, c, o, monkeypatch):
+def test_every_height_of_strip_agrees(module, strip_bytes, pad, c, o, monkeypatch):
     """Strips of one row, of a few, with a remainder, and a single one give what the loops give."""
-    monkeypatch.setattr(im2col, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(module, "STRIP_BYTES", strip_bytes)
     x, k, dy = conv_arguments(2, 9, 7, c, o, pad, 0)
-    close(im2col.forward(x, k, pad), loops.conv_forward(x, k, pad))
-    close(im2col.grad_x(dy, k, pad), loops.conv_grad_x(dy, k, pad))
-    close(im2col.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
-
-
-@pytest.mark.parametrize("strip_bytes", [1, 3000, 5000, 10**9])
-@pytest.mark.parametrize("pad", [0, 1])
-@pytest.mark.parametrize(("c", "o"), [(4, 2), (2, 4)])
-def test_strips_agree_for_every_height_of_strip(strip_bytes, pad, c, o, monkeypatch):
-    """Strips of one row, of a few, with a remainder, and a single one give what the loops give."""
-    monkeypatch.setattr(strips, "STRIP_BYTES", strip_bytes)
-    x, k, dy = conv_arguments(2, 9, 7, c, o, pad, 0)
-    close(strips.forward(x, k, pad), loops.conv_forward(x, k, pad))
-    close(strips.grad_x(dy, k, pad), loops.conv_grad_x(dy, k, pad))
-    close(strips.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
+    close(module.forward(x, k, pad), loops.conv_forward(x, k, pad))
+    close(module.grad_x(dy, k, pad), loops.conv_grad_x(dy, k, pad))
+    close(module.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
 
 
 # Winograd and threads: float32 -----------------------------------------------------------------------------------------
