@@ -40,7 +40,7 @@ ALLOWED = {
     "evaluation": "backend unet data metrics inference",
     "checkpoint": "errors backend files spec shapes unet optim data metrics inference evaluation",
     "plot": "errors backend files spec shapes cuda unet data metrics",
-    "train": "errors backend files signals spec shapes ops unet optim data metrics inference evaluation checkpoint",
+    "train": "errors backend parallel files signals spec shapes ops unet optim data metrics inference evaluation checkpoint",
     "config": "errors files spec data train",
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train config",
     "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "
