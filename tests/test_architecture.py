@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def imports(node):
                 yield child.module
 
 
+@cache
 def parse(module):
     """The syntax tree of a module."""
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))

@@ -108,14 +108,16 @@ def test_training_tells_and_writes_what_it_should(work):
     assert tu.load_checkpoint(work / "runs" / "a" / "last.safetensors").step == 6
 
 
-def test_the_written_settings_repeat_the_run_bit_for_bit(work, tmp_path):
+def test_the_written_settings_repeat_the_run_bit_for_bit(work, main, monkeypatch, tmp_path):
     """config.toml is complete: from another folder, it makes the same checkpoint. An option given beside it wins."""
     settings = work / "runs" / "a" / "config.toml"
     assert set(read_tables(settings)["network"]) == {"preset", *tu.UNetSpec().to_dict()}
-    run("train", "--config", settings, "--out", "again", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main("train", "--config", settings, "--out", "again")[0] == 0
     assert (tmp_path / "again" / "last.safetensors").read_bytes() == (work / "runs" / "a" / "last.safetensors").read_bytes()
     assert (tmp_path / "again" / "config.toml").read_text() == settings.read_text()
-    said = run("train", "--config", settings, "--steps", 2, "--no-augment", "--val", 0, cwd=tmp_path)
+    code, said, _ = main("train", "--config", settings, "--steps", 2, "--no-augment", "--val", 0)
+    assert code == 0
     assert "run      runs/cells" in said
     again = tu.load_checkpoint(tmp_path / "runs" / "cells" / "last.safetensors")
     assert (again.step, again.config["tile"], again.config["augment"]["elastic"]) == (2, 20, 0)
@@ -390,22 +392,26 @@ def test_predict_writes_what_is_asked_for(work, tmp_path):
     assert tu.read_image(tmp_path / "phase-002_overlay.png").shape[2] == 3
 
 
-def test_predict_takes_stacks_and_leaves_files_alone(work, tmp_path):
+def test_predict_takes_stacks_and_leaves_files_alone(work, main, monkeypatch, tmp_path):
     """A TIFF of three pages gives three results; nothing is replaced unasked."""
     pages = [Image.fromarray(tu.read_image(work / "cells" / "images" / f"phase-00{i}.png")[..., 0]) for i in range(3)]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
     checkpoint = work / "runs" / "a" / "last.safetensors"
     arguments = ["predict", checkpoint, "stack.tif", "--out", "out", "--no-labels", "--suffix", "tif"]
-    said = run(*arguments, "--average", "mirror4", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, said, _ = main(*arguments, "--average", "mirror4")
+    assert code == 0
     assert re.search(r"stack.tif  3/3  .*tiles/s", said)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"stack_00{i}_instances.tif" for i in range(3)]
     last = tu.load_checkpoint(checkpoint)
     expected = tu.instances_of(last.predict(np.asarray(pages[1])[..., None], average="mirror4"))
     np.testing.assert_array_equal(read_mask(tmp_path / "out" / "stack_001_instances.tif"), expected)
     before = (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns
-    assert "stack_000_instances.tif is there already. Give --overwrite" in run(*arguments, cwd=tmp_path, code=2)
+    code, _, err = main(*arguments)
+    assert code == 2
+    assert "stack_000_instances.tif is there already. Give --overwrite" in err
     assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns == before
-    run(*arguments, "--overwrite", cwd=tmp_path)
+    assert main(*arguments, "--overwrite")[0] == 0
     assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns > before
 
 

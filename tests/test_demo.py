@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,16 +77,17 @@ def test_the_run_is_one_that_the_command_line_repeats(done, tmp_path):
     assert (tmp_path / "last.safetensors").read_bytes() == (demo.folder / "run" / "last.safetensors").read_bytes()
 
 
-def test_it_can_be_shown_again_in_the_same_folder(tmp_path):
+def test_it_can_be_shown_again_in_the_same_folder(done, tmp_path):
     """The second time replaces the first; with the same seed it is the same; what others put there stays."""
-    first = run(Demo(tmp_path / "out", "dic", seed=1, plan=TINY))
+    demo, first = done
+    shutil.copytree(demo.folder, tmp_path / "out")
     (tmp_path / "out" / "predictions").mkdir()
-    again = run(Demo(tmp_path / "out", "dic", seed=1, plan=TINY))
+    again = run(Demo(tmp_path / "out", "phase", seed=3, plan=TINY))
     assert again.scores.as_dict() == first.scores.as_dict()
     other = Demo(tmp_path / "out", "em", seed=2, plan=TINY)
     assert run(other).scores.class_names == ("membrane", "cell")
     assert (tmp_path / "out" / "predictions").is_dir()
-    assert not [*(tmp_path / "out" / "data" / "images").glob("dic*")]
+    assert not [*(tmp_path / "out" / "data" / "images").glob("phase*")]
 
 
 def test_it_replaces_nothing_that_is_not_its_own(tmp_path):

@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,9 @@ def claims():
 def runs(tmp_path_factory):
     """The same work in four processes: (threads, hash seed) -> its arrays."""
     folder = tmp_path_factory.mktemp("runs")
-    return {(threads, seed): determinism.run(threads, seed, folder) for threads in (1, 2) for seed in (1, 2)}
+    keys = list(product((1, 2), (1, 2)))
+    with ThreadPoolExecutor(2) as two:
+        return dict(zip(keys, two.map(lambda key: determinism.run(*key, folder), keys), strict=True))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -80,7 +80,7 @@ def check_tiles(model, image, tile, atol):
 
 
 @given(
-    st.integers(1, 3), st.sampled_from(PADDINGS), st.integers(1, 70), st.integers(1, 70), st.integers(0, 6),
+    st.integers(1, 3), st.sampled_from(PADDINGS), st.integers(1, 50), st.integers(1, 50), st.integers(0, 6),
     st.integers(1, 3), st.sampled_from([None, "batch"]), st.integers(1, 2), st.integers(0, 2**32),
 )  # fmt: skip
 def test_tiles_equal_the_whole_image(depth, padding, height, width, more, classes, norm, channels, seed):
@@ -341,7 +341,7 @@ def test_a_view_counts_as_what_it_is_a_view_of():
 # Tiles and progress --------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(PADDINGS), st.integers(1, 50), st.integers(1, 50), st.integers(5, 12), st.integers(1, 3))
+@given(st.sampled_from(PADDINGS), st.integers(1, 32), st.integers(1, 32), st.integers(5, 12), st.integers(1, 3))
 def test_windows_partition_the_image(padding, height, width, more, classes):
     """The windows of the tiles cover every pixel once, each with probabilities of its own size that add up to 1."""
     model = network(padding=padding, classes=classes)
