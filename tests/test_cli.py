@@ -24,6 +24,7 @@ from tinyunet.config import RunConfig, put, read_tables
 from tinyunet.data.images import read_mask, write_image
 from tinyunet.demo import FULL, QUICK
 from tinyunet.errors import DataError
+from tinyunet.run_folder import alone_in
 from tinyunet.shapes import count_params
 from tinyunet.train import StepRecord
 
@@ -154,6 +155,18 @@ def test_refused_changes_leave_the_settings_alone(work, main, monkeypatch):
     before = (work / "runs" / "a" / "config.toml").read_text()
     assert main("train", "--resume", "--out", "runs/a", "--steps", 2)[0] == 2
     assert (work / "runs" / "a" / "config.toml").read_text() == before
+
+
+def test_a_run_at_work_keeps_its_settings(work, main, monkeypatch, tmp_path):
+    """Who asks for more steps of a run that another process is at is refused, and config.toml stays as that one wrote it."""
+    monkeypatch.chdir(work)
+    shutil.copytree(work / "runs" / "a", tmp_path / "a")
+    before = (tmp_path / "a" / "config.toml").read_text()
+    with alone_in(tmp_path / "a"):
+        code, _, err = main("train", "--resume", "--out", tmp_path / "a", "--steps", 9)
+    assert code == 2
+    assert "another run is at work in" in err
+    assert (tmp_path / "a" / "config.toml").read_text() == before
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.99, "--val 0.99 leaves 1 image to train on, and 4 that only"), (0.4, "")])

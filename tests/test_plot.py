@@ -451,6 +451,13 @@ def test_curves_of_a_short_run_without_validation(tmp_path):
     assert plot.save(figure, tmp_path / "one.png", dpi=40).exists()
 
 
+@pytest.mark.parametrize(("steps", "window"), [(9, 1), (10, 2), (60, 12), (140, 20), (1000, 20), (2000, 40)])
+def test_the_mean_of_the_loss_is_one_of_many_steps(steps, window):
+    """A fifth of a short run, 20 steps of a longer one, a fiftieth of a long one; a mean of one step is not drawn."""
+    labels = [line.get_label() for line in plot.training_curves(records_of(steps)).axes[0].lines]
+    assert labels == ["each step", f"mean of the last {window}"][: 1 + (window > 1)]
+
+
 def test_curves_take_the_records_of_fit():
     """Step records with scores are drawn as their log would be."""
     scores = Scores(np.array([[50, 10], [10, 30]]), np.array([0.5, 0.75]))

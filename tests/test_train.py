@@ -514,6 +514,21 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     second.close()
 
 
+def test_begun_is_called_when_the_folder_is_this_runs_alone(tmp_path):
+    """Once, under the lock and before anything else is written; not by a run that is refused, though `fit` was called."""
+    seen = []
+
+    def begun():
+        seen.append([path.name for path in tmp_path.iterdir()])
+        with pytest.raises(ConfigError, match="another run is at work"):
+            run(UNet(SMALL), cells(), out=tmp_path, begun=lambda: seen.append("refused"))
+
+    first = fit(UNet(SMALL), cells(), (), QUICK, out=tmp_path, begun=begun)
+    assert seen == []
+    assert [record.step for record in first] == [1, 2, 3, 4, 5, 6]
+    assert seen == [[".lock"]]
+
+
 def test_a_run_that_ended_in_the_meantime_is_not_overwritten(tmp_path):
     """A folder that was free when `fit` was called, and holds a run when the loop begins, is refused then."""
     late = fit(UNet(SMALL), cells(), (), QUICK, out=tmp_path)
@@ -782,6 +797,30 @@ def test_a_constant_network_is_reported(towards, name):
     model, config = biased(towards)
     for record in run(model, cells(), config):
         assert f"the network calls 100.00% of all pixels '{name}'. Early on that passes; if it stays, lower" in record.notes[0]
+
+
+def test_training_images_without_foreground_are_named():
+    """In the first record, five of them at most; an image that nobody annotated counts, one with a small cell does not."""
+    data = cells(9, 120, 120)
+    empty = replace(data[0], labels=0 * data[0].labels, instances=None)
+    speck = replace(empty, name="speck", labels=empty.labels.copy())
+    speck.labels[5, 5] = 1
+    unknown = replace(empty, name="unknown", labels=empty.labels - 1)
+    small = replace(empty, name="small", labels=empty.labels.copy())
+    small.labels[5, 5:7] = 1  # 2 of 14,400 pixels
+    config = but(QUICK, steps=2, validate_every=5)
+
+    def notes(samples):
+        return [record.notes for record in fit(UNet(SMALL), samples, (), config)]
+
+    assert notes([*data, small]) == [(), ()]
+    assert notes([*data, empty]) == [(
+        "1 of 10 training images has hardly any foreground: image 0. If there are cells in them, check their masks, or leave "
+        "them out.",
+    ), ()]  # fmt: skip
+    many = [small, speck, unknown, *(replace(empty, name=f"e{i}") for i in range(5))]
+    told = notes(many)[0][0]
+    assert told.startswith("7 of 8 training images have hardly any foreground: speck, unknown, e0, e1, e2 and 2 more. If there")
 
 
 def test_a_constant_truth_is_no_reason_to_worry():

@@ -27,7 +27,7 @@ from tinyunet.checkpoint import Checkpoint, save_checkpoint
 from tinyunet.data.augment import augment_tile
 from tinyunet.data.masks import default_names
 from tinyunet.data.normalize import Normalization
-from tinyunet.data.sample import IGNORE, Dataset, Sample
+from tinyunet.data.sample import IGNORE, Dataset, Sample, counted
 from tinyunet.data.weight_map import cached_weight_map, class_weights, separate, weight_map
 from tinyunet.errors import ConfigError, DataError, TrainingError
 from tinyunet.evaluation import evaluate, object_bytes
@@ -45,6 +45,9 @@ _EPOCH = 0x45504F43  # keeps the seeds of epochs apart from those of steps
 CONSTANT = 0.999
 """If one class takes more than this share of all validated pixels, the network is reported as constant."""
 
+EMPTY = 1e-4
+"""A training image with no more than this share of foreground among its annotated pixels is reported: 26 pixels of 512 x 512."""
+
 
 class StepRecord(NamedTuple):
     """What one step did."""
@@ -56,7 +59,7 @@ class StepRecord(NamedTuple):
     data_seconds: float  # of these, for cutting and augmenting tiles
     samples: tuple[str, ...]  # names of the images
     scores: Scores | None = None  # of a validation after this step
-    notes: tuple[str, ...] = ()  # what a person should know: a new best, a constant output
+    notes: tuple[str, ...] = ()  # what a person should know: empty masks, a new best, a constant output
 
     def cells(self) -> list[object]:
         """Its line in log.csv, under `log_columns`."""
@@ -81,6 +84,7 @@ def fit(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    begun: Callable[[], None] | None = None,
     notice: Callable[[], None] | None = None,
 ) -> Iterator[StepRecord]:
     """Train a network; yields a record after every step.
@@ -95,7 +99,8 @@ def fit(
     middle of a step.
 
     While a run is at work its folder is locked by the file .lock, on file systems that know locks. The system lifts the lock
-    when the process ends, however it ends; a loop that was left while `fit`'s iterator lives on keeps it until `close`.
+    when the process ends, however it ends; a loop that was left while `fit`'s iterator lives on keeps it until `close`. `begun`
+    is called, without arguments, once the folder is locked: what it writes there, no other run is reading.
 
     `resume` continues from last.safetensors in that folder, and gives the same result as a run that was never interrupted.
     Two settings may change: `steps`, to go on with a finished run or to end earlier (but not without a step more, for a run
@@ -131,7 +136,7 @@ def fit(
     if folder is not None:
         saved_run(folder, resume, model, config, data)
     reading = dict(train.reading) if isinstance(train, Dataset) else {}
-    return _steps(model, train, val, config, folder, resume, data, class_names, reading, notice)
+    return _steps(model, train, val, config, folder, resume, data, class_names, reading, begun, notice)
 
 
 def _steps(
@@ -144,6 +149,7 @@ def _steps(
     data: str,
     class_names: tuple[str, ...],
     reading: dict[str, Any],
+    begun: Callable[[], None] | None,
     notice: Callable[[], None] | None,
 ) -> Iterator[StepRecord]:
     """The generator that `fit` returns."""
@@ -156,6 +162,8 @@ def _steps(
             saved = saved_run(folder, resume, model, config, data)  # once more: it may have gone on before the lock was ours
             for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
                 leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
+        if begun is not None:
+            begun()
         if saved is not None:
             start, best, normalization = saved.step, saved.best, saved.normalization
             model.load_state(saved.model.state())
@@ -201,7 +209,7 @@ def _steps(
                 _check_finite({**model.state(), **optimizer.state()}, step, optimizer.lr, names, folder)
                 seconds = time.perf_counter() - began
 
-                scores, notes = None, []
+                scores, notes = None, _empty_masks(train) if step == 1 else []
                 last = step == config.steps
                 if last or step % validate_every == 0:
                     if len(val):
@@ -400,6 +408,18 @@ def _check_data(model: UNet, samples: Sequence[Sample], what: str) -> None:
             )
     if what == "training" and all((sample.labels == IGNORE).all() for sample in samples):
         raise DataError("fit: not one training pixel is annotated.")
+
+
+def _empty_masks(samples: Sequence[Sample]) -> list[str]:
+    """Such images may be meant, as examples of what is no cell; more often, the masks were forgotten or read wrongly."""
+    empty = [s.name for s in samples if (s.labels > 0).sum() <= EMPTY * (s.labels != IGNORE).sum()]
+    if not empty:
+        return []
+    names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+    return [
+        f"{len(empty)} of {counted(len(samples), 'training image')} {'has' if len(empty) == 1 else 'have'} hardly any "
+        f"foreground: {names}. If there are cells in them, check their masks, or leave them out."
+    ]
 
 
 def _constant_output(scores: Scores) -> list[str]:

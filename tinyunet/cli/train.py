@@ -153,12 +153,16 @@ def train(
     tile_in, tile_out = tile_size(model, train_data, settings.train)
     memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=moments, threads=parallel.count())
     _check_memory(memory, "a smaller --tile, --batch, --base or --depth")
-    records = fit(model, train_data, val_data_, settings.train, out=folder, resume=resume)  # refuses before there is a folder
     pairs = [(name, getattr(was, name), getattr(settings.train, name)) for name in RESUMABLE] if was is not None else []
     changed = [f"{name} from {old} to {new}" for name, old, new in pairs if old != new]
-    if was is None or changed:
-        new_folder(folder)
-        write_config(folder / "config.toml", RunConfig(settings.data, settings.network.filled(spec), settings.train))
+
+    def write_settings() -> None:
+        if was is None or changed:
+            write_config(folder / "config.toml", RunConfig(settings.data, settings.network.filled(spec), settings.train))
+
+    # Refuses before there is a folder; writes when the folder is this run's alone.
+    records = fit(model, train_data, val_data_, settings.train, out=folder, resume=resume, begun=write_settings)
+    new_folder(folder)
 
     names = ", ".join(train_data.class_names)
     say(f"data     {describe(train_data)}")

@@ -53,7 +53,8 @@ def training_curves(records: Sequence[Any], smooth: int | None = None, title: st
 
     records   what `fit` yields, or dictionaries as `read_log` gives them: step, loss, lr and, where known, seconds
               (of each step), val_iou, val_seg; None and NaN are unknown
-    smooth    number of records in the trailing mean of the loss; by default a fiftieth of them
+    smooth    number of records in the trailing mean of the loss; by default a fiftieth of them, but 20 in runs of less than
+              1,000 steps, and a fifth of them in runs of less than 100
 
     The raw loss is drawn light behind its mean. Scores are drawn where they were measured, the best is marked.
 
@@ -69,7 +70,7 @@ def training_curves(records: Sequence[Any], smooth: int | None = None, title: st
             raise DataError(
                 f"training_curves: none of {len(records)} records has a {name}. Give the records of `fit` or of `read_log`."
             )
-    smooth = max(1, len(records) // 50) if smooth is None else smooth
+    smooth = max(1, min(20, len(records) // 5), len(records) // 50) if smooth is None else smooth
     if smooth < 1:
         raise ConfigError(f"training_curves: smooth is {smooth}. Give a number of records of at least 1.")
     scores = [("IoU", iou, BLUE, "-", "o"), ("SEG", seg, VERMILION, "--", "s")]
