@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import tinyunet
@@ -389,6 +391,20 @@ def test_a_failed_save_leaves_the_old_checkpoint(good, monkeypatch):
         save_checkpoint(good, Checkpoint(UNet(SMALL, rng=9)))
     assert good.read_bytes() == before
     assert list(good.parent.iterdir()) == [good]
+
+
+def test_what_safetensors_cannot_write_is_said(good, monkeypatch):
+    """An error of the library becomes a DataError with path, reason and a question; the old file stays."""
+    before = good.read_bytes()
+
+    def refuse(arrays, path, metadata):
+        raise SafetensorError("I/O error: no space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", refuse)
+    text = r"cannot be written \(I/O error: no space left on device\)\. Is there space left\?"
+    with pytest.raises(DataError, match=re.escape(str(good)) + ": " + text):
+        save_checkpoint(good, Checkpoint(UNet(SMALL)))
+    assert good.read_bytes() == before
 
 
 FULL_DISK = """

@@ -428,6 +428,17 @@ def test_predict_takes_stacks_and_leaves_files_alone(work, main, monkeypatch, tm
     assert (tmp_path / "out" / "stack_000_instances.tif").stat().st_mtime_ns > before
 
 
+def test_more_objects_than_16_bits_number_are_refused(work, main, monkeypatch, tmp_path):
+    """The file, the number of objects and the option that helps; nothing is written."""
+    monkeypatch.setattr(cli.predict, "instances_of", lambda labels, min_size: np.full(labels.shape, 65536, np.int32))
+    image = work / "cells" / "images" / "phase-000.png"
+    code, _, err = main("predict", work / "runs" / "a" / "last.safetensors", image, "--out", tmp_path, "--no-labels")
+    assert code == 2
+    said = f"{tmp_path / 'phase-000_instances.png'}: 65536 objects are more than 16 bits can number. Remove specks with --min-size."
+    assert said in one_line(err)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_page_is_not_written_over_an_image(work, main, tmp_path):
     """The first page of a.tif and the image a_000.png would be one result: refused before anything is written."""
     page = Image.fromarray(tu.read_image(work / "cells" / "images" / "phase-000.png")[..., 0])

@@ -16,7 +16,7 @@ import tinyunet as tu
 from tinyunet.config import NetworkConfig, RunConfig, read_tables
 from tinyunet.data.readers import read_folder
 from tinyunet.demo import FULL, QUICK, SIGN, Demo, Plan
-from tinyunet.errors import ConfigError
+from tinyunet.errors import ConfigError, DataError
 from tinyunet.train import fit
 from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
@@ -101,6 +101,13 @@ def test_it_replaces_nothing_that_is_not_its_own(tmp_path):
     assert (tmp_path / "data" / "precious").read_text() == "x"
     (tmp_path / "empty").mkdir()
     assert Demo(tmp_path / "empty", plan=TINY).draw() == (3, 1, 3)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """A file in the place of a folder above is said, with what to do."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"demo: .*demo cannot be made \(Not a directory\)\. Choose another with --out\."):
+        Demo(tmp_path / "file" / "demo", plan=TINY).draw()
 
 
 def test_unknown_cells(tmp_path):

@@ -102,14 +102,14 @@ class Demo:
 
     def draw(self) -> tuple[int, int, int]:
         """Make the images, new ones in place of those of an earlier demo -> how many to train on, to validate on, to test on"""
-        for name in ("data", "val", "test", "run"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("results.png", "curves.png"):
-            (self.folder / name).unlink(missing_ok=True)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"demo: {self.folder} cannot be made ({error.strerror}). Choose another with --out.") from error
+        for name in ("data", "val", "test", "run"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("results.png", "curves.png"):
+            (self.folder / name).unlink(missing_ok=True)
         self._sign({})
         plan, rng = self.plan, np.random.default_rng(self.seed)
         drawn = synthetic(self.kind, n=plan.images + plan.val + plan.test, size=plan.size, rng=rng)
