@@ -1,6 +1,7 @@
-"""Shared by all tests: derandomised Hypothesis, a generator with a fixed seed, and where real images may be found."""
+"""Shared by all tests: derandomised Hypothesis, a generator with a fixed seed, and where real images and helpers may be found."""
 
 import os
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 mpl.use("Agg")
+sys.path.insert(0, str(Path(__file__).parent))  # for helpers that several files of tests import
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=25,
                           suppress_health_check=[HealthCheck.too_slow])

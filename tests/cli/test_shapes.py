@@ -1,0 +1,45 @@
+"""`tinyunet shapes`: the paper's figure 1."""
+
+import re
+
+import tinyunet as tu
+
+
+def test_shapes_prints_figure_1(main):
+    """Sizes, crops, parameters and multiply-adds of the paper's network, and the sizes near 572."""
+    code, out, _ = main("shapes", 572)
+    assert code == 0
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    assert ["down.0.conv1", "572 -> 570", "1 -> 64", "640", "0.187", "21.1"] in lines
+    assert ["up.0.concat", "392", "64 + 64 -> 128", "88"] in lines
+    assert ["head", "388", "64 -> 2", "130", "0.019", "36.8"] in lines
+    assert [line[3] for line in lines if line[0].endswith("concat")] == ["4", "16", "40", "88"]
+    assert ["total", "572 -> 388", "31,030,658", "150.43", "600.1"] in lines
+    assert "margin           92 px" in out
+    assert "188 + 16 k; nearest to 572: 556, 572, 588" in out
+    assert "receptive field  188 to 204 px" in out
+
+
+def test_shapes_sums_are_those_of_its_rows(main):
+    """What the rows show adds up to the total: no layer is left out or counted twice."""
+    _, out, _ = main("shapes", 92, 108, "--base", 8, "--depth", 2, "--preset", "same_bn", "--padding", "valid")
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines() if re.match(r"(down|bottom|up|head)", line)]
+    spec = tu.preset("same_bn", base=8, depth=2, padding="valid")
+    with_parameters = [row for row in rows if "pool" not in row[0] and "concat" not in row[0]]
+    assert sum(int(row[3].replace(",", "")) for row in with_parameters) == tu.shapes.count_params(spec)
+    assert "92x108 -> 52x68" in next(line for line in out.splitlines() if line.startswith("total"))
+
+
+def test_a_size_that_does_not_fit(main):
+    """Exit code 2, where it stops fitting, and the nearest sizes that do."""
+    code, _, err = main("shapes", 570)
+    assert code == 2
+    assert "level 2 (down.1) would pool an odd 279x279. Nearest sizes that work: 556, 572." in err
+
+
+def test_shapes_draws(main, tmp_path):
+    """--figure writes the U."""
+    code, out, _ = main("shapes", 92, "--base", 4, "--depth", 2, "--figure", tmp_path / "u.svg")
+    assert code == 0
+    assert "u.svg" in out
+    assert "<svg" in (tmp_path / "u.svg").read_text()
