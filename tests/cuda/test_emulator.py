@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinyunet.cuda import emulator
+from tinyunet.cuda.emulator.launch import _Library
 from tinyunet.errors import BackendError, CheckError, ConfigError
 
 LANES = np.arange(32)
@@ -220,6 +221,14 @@ def test_a_cache_that_cannot_be_written(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYUNET_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(BackendError, match="Set TINYUNET_CACHE to a folder that you may write to"):
         write(tmp_path / "k.cu", "y[0] = 1;")((1,), (1,), (np.zeros(1, np.int32),))
+
+
+def test_a_compiled_file_that_cannot_be_loaded(tmp_path):
+    """As on a disk mounted noexec: the file, the reason, and the variable to set."""
+    (tmp_path / "k.so").write_bytes(b"no library")
+    text = r"emulator: .*k\.so cannot be loaded \(.+\)\. If that folder is mounted noexec, set TINYUNET_CACHE to another\."
+    with pytest.raises(BackendError, match=text):
+        _Library(tmp_path / "k.so")
 
 
 def test_the_cache_is_the_users(monkeypatch):

@@ -81,3 +81,11 @@ def test_nvcc_compiles_the_same_text(name, arch, tmp_path):
     assert "Used " in done.stderr
     if not name.startswith("tests"):
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in done.stderr
+
+
+def test_an_installation_without_kernels(monkeypatch, tmp_path):
+    """Where the .cu files lie neither in the package nor beside it, both places and the remedy are said."""
+    monkeypatch.setattr(source, "__file__", str(tmp_path / "tinyunet" / "cuda" / "source.py"))
+    text = f"kernels: no folder with .cu files in {tmp_path / 'tinyunet'} or beside it. Install tinyunet again, from its wheel."
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        source.kernels_folder()
