@@ -18,6 +18,7 @@ import os
 import re
 import tempfile
 import textwrap
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,13 +224,30 @@ def copy_to(
 
     A notebook that is already there is left alone: it is somebody's work.
     """
+    chosen = lessons(wanted, language)
     out.mkdir(parents=True, exist_ok=True)
-    for lesson in lessons(wanted, language):
+    for lesson in chosen:
         path = out / f"{lesson.name}.ipynb"
         fresh = not path.exists()
         if fresh:
             write(lesson.source if solutions else student(lesson, seed), path)
         yield path, fresh
+
+
+def release(out: Path, wanted: str = "", language: str = "en") -> Path:
+    """Student editions without any answer, in a new folder or a new .zip file: -> its path.
+
+    Raises ConfigError if it exists.
+    """
+    if out.exists():
+        raise ConfigError(f"course: {out} exists. Choose another name: a release should hold nothing else.")
+    if out.suffix != ".zip":
+        list(copy_to(out, wanted, language))
+        return out
+    with tempfile.TemporaryDirectory() as folder, atomic_write(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
+        for path, _ in copy_to(Path(folder), wanted, language):
+            file.write(path, f"{out.stem}/{path.name}")
+    return out
 
 
 def _library(name: str) -> Any:
