@@ -19,6 +19,8 @@ from tinyunet.plot.arithmetic import (
     upconv_pixel_backward,
 )
 from tinyunet.plot.base import ERRORS, description, save
+from tinyunet.plot.geometry import crops, mirror, receptive, weight_at
+from tinyunet.plot.health import dead_units, gradient_flow, over_time
 from tinyunet.plot.images import Row, errors, overlay, results, weight_map
 from tinyunet.plot.maps import film_strip, filters, maps
 from tinyunet.plot.network import draw_unet
@@ -30,22 +32,29 @@ __all__ = [
     "Row",
     "conv_pixel",
     "conv_pixel_backward",
+    "crops",
+    "dead_units",
     "description",
     "draw_unet",
     "errors",
     "film_strip",
     "filters",
+    "gradient_flow",
     "loss_pixel",
     "maps",
+    "mirror",
     "norm_pixel",
+    "over_time",
     "overlay",
     "pool_pixel",
     "read_log",
+    "receptive",
     "results",
     "save",
     "training_curves",
     "upconv_pixel",
     "upconv_pixel_backward",
     "warps",
+    "weight_at",
     "weight_map",
 ]
