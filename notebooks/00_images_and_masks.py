@@ -45,7 +45,7 @@ rng = begin("00")
 # %% [markdown]
 # ## An image is an array
 #
-# We have no microscope here, so tinyunet draws: cells in phase contrast, dark inside with a bright halo. What it draws it also knows,
+# We have no microscope here, so tinyunet draws: cells as in phase contrast, grained, with a dark rim. What it draws it also knows,
 # so the truth comes free. With your own images, somebody has to paint it.
 
 # %%
@@ -163,7 +163,7 @@ print(f"darker than {threshold}: IoU {scores[threshold]:.3f}")
 show(plot.errors(sample.image, by_threshold, sample.labels, title="the best threshold"))
 
 # %% [markdown]
-# The inside of a cell is about as bright as the background. A person sees the cells all the same: by their outline, their halo, what
+# The inside of a cell is about as bright as the background, so often the best that a threshold can do is to call everything a cell. A person sees the cells all the same: by their outline, their halo, what
 # lies around. One pixel's grey does not say what it is; its neighbourhood does. How to look at neighbourhoods, and at which, is what the
 # network learns.
 #

@@ -28,7 +28,7 @@ class Seen(NamedTuple):
 
 @contextmanager
 def probe(model: UNet, *patterns: str) -> Iterator[Seen]:
-    """Keep a copy of what leaves the matching layers, and of its gradient, while the block runs: all layers if no pattern is given.
+    """Keep a copy of what leaves the matching layers, and of its gradient, while the block runs; of all layers without a pattern.
 
     A second forward pass replaces what was seen of the first.
 

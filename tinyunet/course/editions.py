@@ -16,6 +16,7 @@ import ast
 import copy
 import os
 import re
+import shutil
 import tempfile
 import textwrap
 import zipfile
@@ -220,7 +221,7 @@ def build(wanted: str = "", language: str = "en") -> Iterator[Path]:
 def copy_to(
     out: Path, wanted: str = "", language: str = "en", *, solutions: bool = False, seed: str = ""
 ) -> Iterator[tuple[Path, bool]]:
-    """Write student or solution editions into a folder: -> each path, and whether it was written.
+    """Write student editions, or the executed ones with solutions, into a folder: -> each path, and whether it was written.
 
     A notebook that is already there is left alone: it is somebody's work.
     """
@@ -229,8 +230,10 @@ def copy_to(
     for lesson in chosen:
         path = out / f"{lesson.name}.ipynb"
         fresh = not path.exists()
-        if fresh:
-            write(lesson.source if solutions else student(lesson, seed), path)
+        if fresh and solutions:
+            shutil.copyfile(folder(language) / path.name, path)
+        elif fresh:
+            write(student(lesson, seed), path)
         yield path, fresh
 
 

@@ -32,7 +32,7 @@ def show(figure: Figure, words: str = "") -> None:
         raise ConfigError("show: the figure has no text alternative. Say in a sentence what it shows: show(figure, 'words').")
     try:
         from IPython.core.getipython import get_ipython
-        from IPython.display import display
+        from IPython.display import publish_display_data
     except ImportError:
         return
     if get_ipython() is None:
@@ -40,6 +40,6 @@ def show(figure: Figure, words: str = "") -> None:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
     picture = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": words}
-    display(picture, raw=True, metadata={"image/png": {"alt": words}})
+    publish_display_data(picture, {"image/png": {"alt": words}})
     folded = f"<details><summary>This picture in words</summary>{html.escape(words)}</details>"
-    display({"text/html": folded, "text/plain": words}, raw=True)
+    publish_display_data({"text/html": folded, "text/plain": words})

@@ -13,12 +13,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import tinyunet
 from tinyunet.course import editions
 from tinyunet.errors import ConfigError
 from tinyunet.files import own_folder
@@ -64,27 +62,29 @@ def wheel(folder: Path) -> Path:
     Raises ConfigError where tinyunet is not installed: its requirements are then unknown.
     """
     try:
-        about = metadata("tinyunet")
+        about = distribution("tinyunet").read_text("METADATA") or ""
     except PackageNotFoundError as error:
         raise ConfigError("course: tinyunet is not installed, so that its requirements are unknown. Run pip install -e . first.") from error
-    package = Path(tinyunet.__file__).parent
+    package = Path(__file__).parents[1]
     files = {f"tinyunet/{path.relative_to(package).as_posix()}": path.read_bytes() for path in sorted(package.rglob("*"))
              if path.is_file() and "__pycache__" not in path.parts and "notebooks" not in path.parts}  # fmt: skip
     kernels = own_folder("kernels", "include")
     files |= {f"tinyunet/kernels/{path.relative_to(kernels).as_posix()}": path.read_bytes()
               for path in sorted(kernels.rglob("*")) if path.is_file()}  # fmt: skip
-    return _pack(folder, about, files)
+    return pack(folder, about, files)
 
 
-def _pack(folder: Path, about: Any, files: dict[str, bytes]) -> Path:
-    """A wheel as PEP 427 has it: the files, and the list of them with their hashes."""
-    info = f"tinyunet-{about['Version']}.dist-info"
-    files[f"{info}/METADATA"] = about.as_bytes() if hasattr(about, "as_bytes") else str(about).encode()
-    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tinyunet course\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+def pack(folder: Path, about: str, files: dict[str, bytes]) -> Path:
+    """A wheel as PEP 427 has it: metadata, the files, and the list of them with their hashes."""
+    version = next(line.partition(": ")[2] for line in about.splitlines() if line.startswith("Version: "))
+    stem = f"tinyunet-{version}"
+    info = f"{stem}.dist-info"
+    tags = "Wheel-Version: 1.0\nGenerator: tinyunet course\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {**files, f"{info}/METADATA": about.encode(), f"{info}/WHEEL": tags.encode()}
     lines = [f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}"
              for name, data in files.items()]  # fmt: skip
     files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,"]).encode() + b"\n"
-    path = folder / f"tinyunet-{about['Version']}-py3-none-any.whl"
+    path = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name, (2015, 5, 18, 0, 0, 0)), data)  # no date of its own: same files, same bytes

@@ -53,7 +53,7 @@ def conv_pixel(x: Array, w: Array, b: Array, at: tuple[int, int, int, int], padd
         [Grid(_first(window), f"x around ({i}, {j})"), "×", Grid(_first(kernel), f"w[:, :, :, {o}]"), "=",
          Grid(_first(window * kernel), "products"), f"{_rest(x.shape[3])}sum {y - b[o]:.3g}\n+ bias {b[o]:.3g}\n= {y:.3g}"],
         f"y[{n}, {i}, {j}, {o}] of a {size}x{size} convolution: {size * size * x.shape[3]} products of the window with the kernel, "
-        f"summed, and the bias",
+        "summed, and the bias",
         f"The pixel is {y:.3g}.",
     )  # fmt: skip
 
@@ -74,8 +74,8 @@ def conv_pixel_backward(dy: Array, w: Array, at: tuple[int, int, int, int], padd
     return _equation(
         [Grid(_first(window), f"dy that read ({h}, {v})"), "×", Grid(_first(kernel), f"w[::-1, ::-1, {c}]"), "=",
          Grid(_first(window * kernel), "products"), f"{_rest(dy.shape[3], 'o')}sum = {dx:.3g}"],
-        f"dx[{n}, {h}, {v}, {c}] of a {size}x{size} convolution: every output that read the pixel sends its gradient back through "
-        f"the weight that it was read with; 0 where there is no output",
+        f"dx[{n}, {h}, {v}, {c}] of a {size}x{size} convolution: every output that read the pixel sends its gradient back "
+        "through the weight that it was read with; 0 where there is no output",
         f"The gradient is {dx:.3g}.",
     )  # fmt: skip
 
@@ -115,7 +115,8 @@ def upconv_pixel_backward(dy: Array, w: Array, at: tuple[int, int, int, int]) ->
     return _equation(
         [Grid(_first(block), f"dy of block ({2 * i}, {2 * j})"), "×", Grid(_first(kernel), f"w[..., {c}]"), "=",
          Grid(_first(block * kernel), "products"), f"{_rest(dy.shape[3], 'o')}sum = {dx:.3g}"],
-        f"dx[{n}, {i}, {j}, {c}] of an up-convolution: the 2x2 block that the pixel painted comes back, a convolution of stride 2",
+        f"dx[{n}, {i}, {j}, {c}] of an up-convolution: the 2x2 block that the pixel painted comes back, a convolution of "
+        "stride 2",
         f"The gradient is {dx:.3g}.",
     )  # fmt: skip
 
@@ -128,11 +129,11 @@ def pool_pixel(x: Array, at: tuple[int, int, int, int], dy: float | None = None)
     n, i, j, c = at
     window = to_numpy(x)[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
     _need("pool_pixel", window, (2, 2), at)
-    won = tuple(int(k) for k in divmod(int(window.argmax()), 2))
+    won = divmod(int(window.argmax()), 2)
     grid = Grid(window[None], f"x of window ({i}, {j})", (won,))
     if dy is None:
-        return _equation([grid, f"largest\n= {window.max():.3g}"], f"y[{n}, {i}, {j}, {c}] of a max-pooling: the largest of four",
-                         f"It stands at row {won[0]}, column {won[1]} of the window and is {window.max():.3g}.")  # fmt: skip
+        says = f"y[{n}, {i}, {j}, {c}] of a max-pooling: the largest of four"
+        return _equation([grid, f"largest\n= {window.max():.3g}"], says, f"It stands at row {won[0]}, column {won[1]} of the window and is {window.max():.3g}.")  # fmt: skip
     back = np.zeros((1, 2, 2))
     back[0][won] = dy
     return _equation(
@@ -155,7 +156,8 @@ def norm_pixel(x: Array, gamma: Array, beta: Array, at: tuple[int, int, int, int
     g, b = float(gamma[c]), float(beta[c])
     if dy is None:
         parts = [f"x = {x[at]:.3g}", f"mean {mean:.3g} of {values.size} values\n→ {x[at] - mean:.3g}",
-                 f"divided by the\nroot of var + eps\n{std:.3g} → {x_hat:.3g}", f"× gamma {g:.3g}\n+ beta {b:.3g}\n= {g * x_hat + b:.3g}"]  # fmt: skip
+                 f"divided by the\nroot of var + eps\n{std:.3g} → {x_hat:.3g}",
+                 f"× gamma {g:.3g}\n+ beta {b:.3g}\n= {g * x_hat + b:.3g}"]  # fmt: skip
         return _equation(parts, f"y{list(at)} of a batch norm: x less the mean of its channel, by the deviation, scaled and moved",
                          f"The value is {g * x_hat + b:.3g}.")  # fmt: skip
     dys = to_numpy(dy)[..., c].astype(float)

@@ -39,7 +39,8 @@ def gradient_flow(norms: Mapping[str, float], shares: Mapping[int, tuple[float, 
         axes[1].bar(names, [1 - s for s in skip], bottom=skip, color=ORANGE, edgecolor="0.3", label="from below")
         axes[1].set_ylabel("share of the two norms")
         axes[1].legend(fontsize=7, loc="lower center")
-        said = " Through the skip come " + ", ".join(f"{100 * s:.0f} % at {name}" for s, name in zip(skip, names, strict=True)) + "."
+        listed = (f"{100 * s:.0f} % at {name}" for s, name in zip(skip, names, strict=True))
+        said = f" Through the skip come {', '.join(listed)}."
     figure.set_label("Norms of the gradient: " + ", ".join(f"{name} {norm:.3g}" for name, norm in norms.items()) + "." + said)
     return figure
 
@@ -71,6 +72,7 @@ def over_time(series: Mapping[str, Sequence[float]], what: str, healthy: tuple[f
     Raises ConfigError if there is nothing to show.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if not series or not all(series.values()):
         raise ConfigError("over_time: there is nothing to show. Give name -> one number a step.")
@@ -82,6 +84,7 @@ def over_time(series: Mapping[str, Sequence[float]], what: str, healthy: tuple[f
     for k, (name, values) in enumerate(series.items()):
         ax.plot(range(1, len(values) + 1), values, styles[k % 4], color=OBJECTS[k % len(OBJECTS)], label=name, linewidth=1.5)
     ax.set(yscale="log", xlabel="step", ylabel=what)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.set_label(f"{what} over {max(map(len, series.values()))} steps: "
                      + ", ".join(f"{name} from {v[0]:.3g} to {v[-1]:.3g}" for name, v in series.items()) + ".")  # fmt: skip

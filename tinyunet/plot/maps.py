@@ -56,9 +56,9 @@ def maps(seen: Mapping[str, Array], n: int = 0, channels: int = 8, width: float 
 
 
 def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0) -> Figure:
-    """The kernels of a convolution: a column for each output channel, a row for each input channel; orange negative, purple positive.
+    """The kernels of a convolution: a column for each output channel, a row for each input channel.
 
-    w (K, K, C, O), all on one colour scale
+    w (K, K, C, O), all on one colour scale: orange negative, purple positive
 
     Raises ShapeError for another shape.
     """
@@ -81,8 +81,10 @@ def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0) ->
             ax.set(xticks=[], yticks=[])
             if c == 0:
                 ax.set_title(f"o = {o}", fontsize=8, pad=2)
-    figure.set_label(f"Filters of a {w.shape[0]}x{w.shape[1]} convolution, {rows} of {w.shape[2]} input and {columns} of {w.shape[3]} "
-                     f"output channels; weights from {w.min():.3g} to {w.max():.3g}.")  # fmt: skip
+    figure.set_label(
+        f"Filters of a {w.shape[0]}x{w.shape[1]} convolution, {rows} of {w.shape[2]} input and {columns} of {w.shape[3]} output "
+        f"channels; weights from {w.min():.3g} to {w.max():.3g}."
+    )
     return figure
 
 
@@ -124,8 +126,11 @@ def film_strip(image: Array, seen: Mapping[str, Array], n: int = 0, width: float
             ax.set_xlabel(f"{a.shape[0]}", fontsize=7, labelpad=1)
             left += room + gap
         top -= height
-    figure.set_label(f"An image of {frames[0][1].shape[0]}x{frames[0][1].shape[1]} pixels on its way through {len(seen)} layers, the channel "
-                     "that varies most of each: " + ", ".join(f"{name} {a.shape[0]}x{a.shape[1]}" for name, a in frames[1:]) + ".")  # fmt: skip
+    (_, start), *others = frames
+    figure.set_label(
+        f"An image of {start.shape[0]}x{start.shape[1]} pixels on its way through {len(seen)} layers, the channel that varies most "
+        "of each: " + ", ".join(f"{name} {a.shape[0]}x{a.shape[1]}" for name, a in others) + "."
+    )
     return figure
 
 
