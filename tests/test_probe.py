@@ -67,7 +67,7 @@ def test_a_layer_that_two_patterns_fit_is_seen_once(model, step):
 
 def test_a_pattern_without_a_layer_is_refused(model):
     """And no hook is left behind."""
-    with pytest.raises(ConfigError, match="^no layer is called 'dwn"), probe(model, "head", "dwn.*"):
+    with pytest.raises(ConfigError, match=r"^no layer is called 'dwn"), probe(model, "head", "dwn.*"):
         pass
     assert not any(layer.hooks for layer in model.layers)
 

@@ -35,7 +35,8 @@ def test_source_and_notebook_are_in_step(lesson):
     wanted = [(c.cell_type, c.source, json.loads(json.dumps(c.metadata)), c.id) for c in lesson.source.cells]
     found = [(c["cell_type"], text(c["source"]), c["metadata"], c["id"]) for c in cells]
     assert found == wanted, f"run tinyunet course build --lesson {lesson.number}"
-    assert [c["execution_count"] for c in cells if c["cell_type"] == "code"] == list(range(1, 1 + sum(c[0] == "code" for c in wanted)))
+    counts = [c["execution_count"] for c in cells if c["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))
 
 
 def test_the_notebook_is_small_and_right(lesson):
@@ -261,7 +262,7 @@ def test_a_header_without_goals_is_refused(tmp_path):
     """The missing keys are named."""
     path = tmp_path / "99_test.py"
     path.write_text("# ---\n# jupyter:\n#   tinyunet: {title: A}\n# ---\n\n# %%\n1\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="^99_test.py: its header lacks minutes, goals, prerequisites, under jupyter: tinyunet:.$"):
+    with pytest.raises(ConfigError, match=r"^99_test.py: its header lacks minutes, goals, prerequisites, under"):
         editions.read(path)
 
 
@@ -289,7 +290,7 @@ def test_copies_leave_work_alone(tmp_path):
 
 def test_an_unknown_lesson_or_language_is_refused():
     """With those that there are."""
-    with pytest.raises(ConfigError, match="^course: there is no lesson '99'. There are: 0"):
+    with pytest.raises(ConfigError, match=r"^course: there is no lesson '99'. There are: 0"):
         editions.lessons("99")
-    with pytest.raises(ConfigError, match="^course: there is no 'xx' edition. There are: en"):
+    with pytest.raises(ConfigError, match=r"^course: there is no 'xx' edition. There are: en"):
         editions.folder("xx")

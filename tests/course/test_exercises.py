@@ -5,8 +5,9 @@ import pytest
 
 from tinyunet.bugs import plant
 from tinyunet.course import NotYetError, check, predicted
-from tinyunet.course.exercise import DRAWS, EXERCISES, Exercise, difference, equals
+from tinyunet.course.exercise import DRAWS, EXERCISES, Exercise, catalogue, difference, equals
 from tinyunet.errors import CheckError, ConfigError
+from tinyunet.ops import relu_backward
 
 # Every exercise of every lesson --------------------------------------------------------------------------------------
 
@@ -21,11 +22,11 @@ def test_a_known_mistake_fails_with_its_hint(mistake, answer):
     """A wrong answer, an edit of the solution or our own op with a planted bug, is seen and gets its hint."""
     name, k = mistake
     wrong = EXERCISES[name].mistakes[k]
-    with pytest.raises(NotYetError) as error:
-        if wrong.bug:
-            with plant(wrong.bug):
-                check(name, *EXERCISES[name].ours)
-        else:
+    if wrong.bug:
+        with plant(wrong.bug), pytest.raises(NotYetError) as error:
+            check(name, *EXERCISES[name].ours)
+    else:
+        with pytest.raises(NotYetError) as error:
             answer(name, wrong.edits)
     assert wrong.hint in str(error.value)
 
@@ -49,7 +50,10 @@ def test_our_own_answer_passes(exercise_name):
 @pytest.fixture
 def double(monkeypatch):
     """An exercise: double an array."""
-    law = equals(lambda x: 2 * x, lambda draw: {"x": draw.rng.standard_normal((2, 3))}, {"You square it.": lambda x: x * x}, what="y")
+    def arguments(draw):
+        return {"x": draw.rng.standard_normal((2, 3))}
+
+    law = equals(lambda x: 2 * x, arguments, {"You square it.": lambda x: x * x}, what="y")
     monkeypatch.setitem(EXERCISES, "00.double", Exercise("00.double", "double(x) -> y", (law,), (), ()))
 
 
@@ -58,7 +62,7 @@ def test_a_right_answer_is_told_so(double):
     assert repr(check("00.double", lambda x: x + x)) == f"00.double: right! Tried on {DRAWS} drawings of numbers and shapes."
 
 
-def _todo(x):
+def _todo(*arguments):
     raise NotImplementedError("your turn: double it")
 
 
@@ -99,6 +103,33 @@ def test_an_unknown_exercise_is_refused():
     """With the names that are near."""
     with pytest.raises(ConfigError, match=r"^check: there is no exercise '02.tap'. There are: 02.taps"):
         check("02.tap", abs)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "behind_ours", "wrong", "says"),
+    [
+        (("reference", "gradient"), False, lambda dy, mask: dy * mask * 2, "It should hold: "),
+        (("convention",), True, lambda dy, ctx: dy.copy(), "It should hold: "),
+        (("reference",), True, _todo, "Still to do: your turn: double it."),
+    ],
+    ids=["pair", "behind ours", "to do"],
+)
+def test_the_catalogue_is_a_law(monkeypatch, kinds, behind_ours, wrong, says):
+    """A right pair passes, a wrong backward is told the law that it breaks; alone it gets the context of our forward."""
+    law = catalogue("relu", kinds=kinds, behind_ours=behind_ours)
+    monkeypatch.setitem(EXERCISES, "04.relu", Exercise("04.relu", "relu", (law,), (), ()))
+    forward = () if behind_ours else (lambda x: (np.where(x.real > 0, x, 0).astype(x.dtype), x.real > 0),)
+    right = relu_backward if behind_ours else lambda dy, mask: dy * mask
+    check("04.relu", *forward, right)
+    with pytest.raises(NotYetError) as error:
+        check("04.relu", *forward, wrong)
+    assert says in str(error.value)
+
+
+def test_an_unknown_property_is_refused():
+    """When the exercise is entered, not when a student stands before it."""
+    with pytest.raises(ConfigError, match=r"^catalogue: relu has no property learns\."):
+        catalogue("relu", properties=["learns"])
 
 
 def test_differences_name_the_worst_entry():

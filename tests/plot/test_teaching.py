@@ -108,7 +108,7 @@ def test_a_loss_pixel_is_that_of_the_op(rng):
 def test_a_pixel_that_is_not_there_is_refused(conv, at):
     """Beyond the output, and negative."""
     x, w, b, _ = conv
-    with pytest.raises(ShapeError, match="^conv_pixel: there is no pixel"):
+    with pytest.raises(ShapeError, match=r"^conv_pixel: there is no pixel"):
         plot.conv_pixel(x, w, b, at)
 
 
@@ -186,7 +186,7 @@ def test_mirror_arrows_lead_to_the_pixels_that_are_repeated(rng):
         (to_x, to_y), (x, y) = (tuple(map(int, p)) for p in (arrow.xy, arrow.xyann))
         assert not (border <= y < border + 6 and border <= x < border + 9)
         assert (to_y, to_x) == (mirror_index(-border, 10, 6)[y] + border, mirror_index(-border, 13, 9)[x] + border)
-    with pytest.raises(ConfigError, match="^mirror: a border of 0 pixels"):
+    with pytest.raises(ConfigError, match=r"^mirror: a border of 0 pixels"):
         plot.mirror(image, 0)
 
 
@@ -220,7 +220,7 @@ def test_the_weight_of_a_pixel_is_that_of_the_weight_map():
     lengths = [np.hypot(*np.ptp(line.get_xydata(), axis=0)) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert lengths == [2.0, 3.0]
     for bad in ((7, 3), (7, 9)):
-        with pytest.raises(ConfigError, match="needs to be background, with two cells"):
+        with pytest.raises(ConfigError, match=r"needs to be background, with two cells"):
             plot.weight_at(ids if bad == (7, 3) else ids * (ids == 1), bad)
 
 

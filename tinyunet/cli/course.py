@@ -48,8 +48,10 @@ def start(
     if not open_:
         return
     if find_spec("jupyterlab") is None:
-        raise ConfigError("course: JupyterLab is not installed. Install it with pip install 'tinyunet[course]', or open the notebooks "
-                          f"in {out} with another program.")  # fmt: skip
+        raise ConfigError(
+            "course: JupyterLab is not installed. Install it with pip install 'tinyunet[course]', or open the notebooks in "
+            f"{out} with another program."
+        )
     raise typer.Exit(subprocess.run([sys.executable, "-m", "jupyterlab", str(out)], check=False).returncode)
 
 

@@ -201,9 +201,9 @@ def write(notebook: Any, path: Path) -> Path:
 def overview(language: str = "en") -> str:
     """The table of lessons in Markdown."""
     rows = ["| lesson | minutes | after | what you can do then |", "| --- | --- | --- | --- |"]
-    for lesson in lessons(language=language):
-        rows.append(f"| [{lesson.number} {lesson.title}]({lesson.name}.ipynb) | {lesson.minutes} | "
-                    f"{', '.join(lesson.prerequisites) or '-'} | {'; '.join(lesson.goals)} |")  # fmt: skip
+    rows += [f"| [{lesson.number} {lesson.title}]({lesson.name}.ipynb) | {lesson.minutes} | "
+             f"{', '.join(lesson.prerequisites) or '-'} | {'; '.join(lesson.goals)} |"
+             for lesson in lessons(language=language)]  # fmt: skip
     return "\n".join(rows)
 
 
@@ -247,9 +247,9 @@ def release(out: Path, wanted: str = "", language: str = "en") -> Path:
     if out.suffix != ".zip":
         list(copy_to(out, wanted, language))
         return out
-    with tempfile.TemporaryDirectory() as folder, atomic_write(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-        for path, _ in copy_to(Path(folder), wanted, language):
-            file.write(path, f"{out.stem}/{path.name}")
+    with tempfile.TemporaryDirectory() as there, atomic_write(out) as part, zipfile.ZipFile(part, "w") as archive:
+        for path, _ in copy_to(Path(there), wanted, language):
+            archive.write(path, f"{out.stem}/{path.name}", zipfile.ZIP_DEFLATED)
     return out
 
 
@@ -260,4 +260,5 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ConfigError(f"course: {name.partition('.')[0]} is not installed. Install it: pip install 'tinyunet[course]'.") from error
+        missing = name.partition(".")[0]
+        raise ConfigError(f"course: {missing} is not installed. Install it: pip install 'tinyunet[course]'.") from error

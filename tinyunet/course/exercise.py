@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyunet.backend import Array
-from tinyunet.catalogue import CATALOGUE, Draw, Kind, Op, check_property
+from tinyunet.catalogue import CATALOGUE, OPS, Draw, Kind, Op, check_property
+from tinyunet.catalogue.core import require
 from tinyunet.course.student import generator
 from tinyunet.errors import CheckError, ConfigError, TinyUNetError
 
@@ -189,23 +190,26 @@ def equals(
     return law
 
 
-def catalogue(subject: str, *, kinds: Iterable[Kind] | None = None, properties: Iterable[str] | None = None) -> Law:
-    """The law that an op keeps properties of the project's own catalogue: those of some kinds, or some by name.
+def catalogue(
+    subject: str, *, kinds: Iterable[Kind] | None = None, properties: Iterable[str] | None = None, behind_ours: bool = False
+) -> Law:
+    """The law that an op keeps properties of the project's own catalogue: all, those of some kinds, or some by name.
 
-    For answers (forward, backward), or forward alone if no property asks for backward.
+    For answers (forward, backward); with behind_ours, for backward alone, which gets the context of our forward.
     """
-    wanted = [p for p in CATALOGUE[subject] if (kinds is None or p.kind in tuple(kinds))]
-    if properties is not None:
-        by_name = {p.name: p for p in wanted}
-        wanted = [by_name[name] for name in properties]
+    kinds = None if kinds is None else set(kinds)
+    names = None if properties is None else set(properties)
+    if unknown := (names or set()) - {p.name for p in CATALOGUE[subject]}:
+        raise ConfigError(f"catalogue: {subject} has no property {', '.join(sorted(unknown))}.")
+    wanted = [p for p in CATALOGUE[subject] if (not kinds or p.kind in kinds) and (not names or p.name in names)]
 
-    def law(draw: Draw, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+    def law(draw: Draw, *answers: Callable[..., Any]) -> None:
+        forward, backward = (OPS[subject].forward, *answers) if behind_ours else answers
         for prop in wanted:
             outcome = check_property(prop, Op(forward, backward), seed=draw.integer(0, 2**31), draws=1)
-            if outcome.error:
-                if outcome.error.startswith("NotImplementedError"):
-                    raise NotImplementedError(outcome.error.partition(": ")[2])
-                raise CheckError(f"It should hold: {prop.says}\nBut {outcome.error}")
+            if outcome.error.startswith("NotImplementedError: "):
+                raise NotImplementedError(outcome.error.partition(": ")[2])
+            require(not outcome.error, f"It should hold: {prop.says}\nBut {outcome.error}")
 
     law.__name__ = f"catalogue_{subject}"
     return law

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyunet.errors import ConfigError
 from tinyunet.plot import description
@@ -32,14 +32,14 @@ def show(figure: Figure, words: str = "") -> None:
         raise ConfigError("show: the figure has no text alternative. Say in a sentence what it shows: show(figure, 'words').")
     try:
         from IPython.core.getipython import get_ipython
-        from IPython.display import publish_display_data
     except ImportError:
         return
-    if get_ipython() is None:
+    shell: Any = get_ipython()
+    if shell is None:
         return
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
     picture = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": words}
-    publish_display_data(picture, {"image/png": {"alt": words}})
+    shell.display_pub.publish(picture, {"image/png": {"alt": words}})
     folded = f"<details><summary>This picture in words</summary>{html.escape(words)}</details>"
-    publish_display_data({"text/html": folded, "text/plain": words})
+    shell.display_pub.publish({"text/html": folded, "text/plain": words})

@@ -51,7 +51,7 @@ def _install_first(path: Path) -> None:
     """Begin a notebook with a cell that installs tinyunet from the site."""
     nbformat = editions._library("nbformat")
     notebook = nbformat.read(path, as_version=4)
-    cell = nbformat.v4.new_code_cell("%pip install -q tinyunet  # from this site; the first time takes half a minute", id="install")
+    cell = nbformat.v4.new_code_cell("%pip install -q tinyunet  # from this site; it takes half a minute", id="install")
     notebook.cells.insert(0, cell)
     editions.write(notebook, path)
 
@@ -64,7 +64,9 @@ def wheel(folder: Path) -> Path:
     try:
         about = distribution("tinyunet").read_text("METADATA") or ""
     except PackageNotFoundError as error:
-        raise ConfigError("course: tinyunet is not installed, so that its requirements are unknown. Run pip install -e . first.") from error
+        raise ConfigError(
+            "course: tinyunet is not installed, so that its requirements are unknown. Run pip install -e . first."
+        ) from error
     package = Path(__file__).parents[1]
     files = {f"tinyunet/{path.relative_to(package).as_posix()}": path.read_bytes() for path in sorted(package.rglob("*"))
              if path.is_file() and "__pycache__" not in path.parts and "notebooks" not in path.parts}  # fmt: skip

@@ -52,8 +52,8 @@ def conv_pixel(x: Array, w: Array, b: Array, at: tuple[int, int, int, int], padd
     return _equation(
         [Grid(_first(window), f"x around ({i}, {j})"), "×", Grid(_first(kernel), f"w[:, :, :, {o}]"), "=",
          Grid(_first(window * kernel), "products"), f"{_rest(x.shape[3])}sum {y - b[o]:.3g}\n+ bias {b[o]:.3g}\n= {y:.3g}"],
-        f"y[{n}, {i}, {j}, {o}] of a {size}x{size} convolution: {size * size * x.shape[3]} products of the window with the kernel, "
-        "summed, and the bias",
+        f"y[{n}, {i}, {j}, {o}] of a {size}x{size} convolution: {window.size} products of the window with the kernel, summed, "
+        "and the bias",
         f"The pixel is {y:.3g}.",
     )  # fmt: skip
 
@@ -133,7 +133,8 @@ def pool_pixel(x: Array, at: tuple[int, int, int, int], dy: float | None = None)
     grid = Grid(window[None], f"x of window ({i}, {j})", (won,))
     if dy is None:
         says = f"y[{n}, {i}, {j}, {c}] of a max-pooling: the largest of four"
-        return _equation([grid, f"largest\n= {window.max():.3g}"], says, f"It stands at row {won[0]}, column {won[1]} of the window and is {window.max():.3g}.")  # fmt: skip
+        result = f"It stands at row {won[0]}, column {won[1]} of the window and is {window.max():.3g}."
+        return _equation([grid, f"largest\n= {window.max():.3g}"], says, result)
     back = np.zeros((1, 2, 2))
     back[0][won] = dy
     return _equation(
@@ -158,15 +159,16 @@ def norm_pixel(x: Array, gamma: Array, beta: Array, at: tuple[int, int, int, int
         parts = [f"x = {x[at]:.3g}", f"mean {mean:.3g} of {values.size} values\n→ {x[at] - mean:.3g}",
                  f"divided by the\nroot of var + eps\n{std:.3g} → {x_hat:.3g}",
                  f"× gamma {g:.3g}\n+ beta {b:.3g}\n= {g * x_hat + b:.3g}"]  # fmt: skip
-        return _equation(parts, f"y{list(at)} of a batch norm: x less the mean of its channel, by the deviation, scaled and moved",
-                         f"The value is {g * x_hat + b:.3g}.")  # fmt: skip
+        says = f"y{list(at)} of a batch norm: x less the mean of its channel, by the deviation, scaled and moved"
+        return _equation(parts, says, f"The value is {g * x_hat + b:.3g}.")  # fmt: skip
     dys = to_numpy(dy)[..., c].astype(float)
     hats = (values - mean) / std
     direct, by_mean, by_var = dys[at[:3]], -dys.mean(), -x_hat * (dys * hats).mean()
     dx = g / std * (direct + by_mean + by_var)
     parts = [f"its own dy\n{direct:.3g}", f"through the mean\n{by_mean:+.3g}", f"through the variance\n{by_var:+.3g}",
              f"× gamma / deviation\n= {dx:.3g}"]  # fmt: skip
-    return _equation(parts, f"dx{list(at)} of a batch norm: three roads lead from x to the loss", f"The gradient is {dx:.3g}.")  # fmt: skip
+    says = f"dx{list(at)} of a batch norm: three roads lead from x to the loss"
+    return _equation(parts, says, f"The gradient is {dx:.3g}.")
 
 
 def loss_pixel(logits: Array, labels: Array, at: tuple[int, int, int], weights: Array | None = None) -> Figure:
@@ -182,7 +184,8 @@ def loss_pixel(logits: Array, labels: Array, at: tuple[int, int, int], weights: 
     column = ((label, 0),)
     return _equation(
         [Grid(a[None, :, None], "logits", column), "→", Grid(p[None, :, None], "softmax", column),
-         f"w (-log p)\n= {w:.3g} × {-np.log(p[label]):.3g}\n= {loss:.3g}", Grid(gradient[None, :, None] * m, "M × gradient", column)],
+         f"w (-log p)\n= {w:.3g} × {-np.log(p[label]):.3g}\n= {loss:.3g}",
+         Grid(gradient[None, :, None] * m, "M × gradient", column)],
         f"The loss of pixel {list(at)}, whose class is {label}: the weight times -log of the probability of its class; back goes "
         "the weight times (probability - 1 for the true class, probability for the others), by M",
         f"The loss is {loss:.3g}; M is {m} pixels.",

@@ -40,12 +40,12 @@ def mirror(image: Array, border: int, arrows: int = 8) -> Figure:
     halfway = (border - 1) // 2  # pixels from the outer edge
     ring = [(i, j) for i in range(last + 1) for j in range(far + 1) if min(i, j, last - i, far - j) == halfway]
     ring.sort(key=lambda at: np.arctan2(at[0] - last / 2, at[1] - far / 2))
+    style = {"arrowstyle": "->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
     for i, j in ring[:: max(1, len(ring) // arrows)][:arrows]:
-        ax.annotate("", (cols[j] + border, rows[i] + border), (j, i),
-                    arrowprops={"arrowstyle": "->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+        ax.annotate("", (cols[j] + border, rows[i] + border), (j, i), arrowprops=style)
     figure.set_label(
-        f"An image of {height}x{width} pixels inside a box, and around it {border} pixels of its mirror image. Arrows lead from pixels "
-        "of the border to the pixels they repeat: the edge is the mirror, and is not repeated itself."
+        f"An image of {height}x{width} pixels inside a box, and around it {border} pixels of its mirror image. Arrows lead from "
+        "pixels of the border to the pixels they repeat: the edge is the mirror, and is not repeated itself."
     )
     return figure
 
@@ -76,8 +76,8 @@ def receptive(spec: UNetSpec, measured: Array, at: tuple[int, int]) -> Figure:
     strong = int((a > 0.01 * most).sum())
     figure.set_label(
         f"Receptive field of output pixel {at}: a box of {top.size}x{left.size} pixels in an input of {a.shape[0]}x{a.shape[1]}. "
-        f"{100 * inside.sum() / (a.sum() or 1):.0f} % of the measured influence lies in it; {strong} pixels have more than a hundredth "
-        "of the largest influence."
+        f"{100 * inside.sum() / (a.sum() or 1):.0f} % of the measured influence lies in it; {strong} pixels have more than a "
+        "hundredth of the largest influence."
     )
     return figure
 
@@ -107,7 +107,8 @@ def crops(maps: Mapping[str, tuple[Array, tuple[int, int]]]) -> Figure:
         _box(ax, (crop.top, crop.left), size, ORANGE)
         ax.set_title(f"{name}\n{a.shape[0]} → {size[0]}", fontsize=8, pad=3)
         left += w + gap
-        said.append(f"{name} {a.shape[0]}x{a.shape[1]} to {size[0]}x{size[1]}, {crop.top} pixels off the top, {crop.left} off the left")
+        sizes = f"{a.shape[0]}x{a.shape[1]} to {size[0]}x{size[1]}"
+        said.append(f"{name} {sizes}, {crop.top} pixels off the top, {crop.left} off the left")
     figure.set_label("Skip maps with the part that is kept of each in a box: " + "; ".join(said) + ".")
     return figure
 
@@ -138,7 +139,7 @@ def weight_at(instances: Array, at: tuple[int, int], preset: WeightMap | None = 
     ax.legend(loc="upper right", fontsize=8)
     formula = f"w0 exp(-(d1 + d2)² / 2σ²) = {preset.w0:g} exp(-({d1:.1f} + {d2:.1f})² / {2 * preset.sigma**2:g}) = {border:.3g}"
     figure.text(0.5, 0.14 / figure.get_figheight(), formula, ha="center", fontsize=8)
-    figure.set_label(f"Border weight of pixel {at}: {d1:.1f} pixels to the nearest cell, {d2:.1f} to the second nearest; {formula}.")
+    figure.set_label(f"Border weight of pixel {at}: {d1:.1f} pixels to the nearest cell, {d2:.1f} to the second; {formula}.")
     return figure
 
 

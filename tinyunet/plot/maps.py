@@ -128,8 +128,8 @@ def film_strip(image: Array, seen: Mapping[str, Array], n: int = 0, width: float
         top -= height
     (_, start), *others = frames
     figure.set_label(
-        f"An image of {start.shape[0]}x{start.shape[1]} pixels on its way through {len(seen)} layers, the channel that varies most "
-        "of each: " + ", ".join(f"{name} {a.shape[0]}x{a.shape[1]}" for name, a in others) + "."
+        f"An image of {start.shape[0]}x{start.shape[1]} pixels on its way through {len(seen)} layers, the channel that varies "
+        "most of each: " + ", ".join(f"{name} {a.shape[0]}x{a.shape[1]}" for name, a in others) + "."
     )
     return figure
 

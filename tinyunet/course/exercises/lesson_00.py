@@ -23,15 +23,15 @@ def _is_normalised(draw: Draw, normalise: Callable[[Array], Array]) -> None:
     if not isinstance(x, np.ndarray):
         raise CheckError(f"x is a {type(x).__name__}, expected an array of shape {(1, *shape)}.")
     if x.shape != (1, *shape):
-        raise CheckError(f"x has shape {x.shape}, expected {(1, *shape)}: an image of {shape}, and an axis in front for the batch.")
+        raise CheckError(f"x has shape {x.shape}, expected {(1, *shape)}: the image's, and an axis in front for the batch.")
     expected = ((kept - kept.mean()) / kept.std())[None]
     if difference("x", x, expected, 1e-5):
         if not difference("x", x, ((kept - kept.mean()) / kept.var())[None], 1e-5):
             raise CheckError("x is divided by the variance. Take its root, the standard deviation: image.std().")
-        raise CheckError(f"x has mean {x.mean():.4g} and standard deviation {x.std():.4g}, expected 0 and 1 over all pixels and channels.\n"
-                         + difference("x", x, expected, 1e-5))  # fmt: skip
+        found = f"x has mean {x.mean():.4g} and standard deviation {x.std():.4g}"
+        raise CheckError(f"{found}, expected 0 and 1 over all pixels and channels.\n" + difference("x", x, expected, 1e-5))
     if x.dtype != np.float32:
-        raise CheckError(f"The numbers are right, but x is {x.dtype}; networks take float32, half the memory: .astype(np.float32).")
+        raise CheckError(f"The numbers are right, but x is {x.dtype}; networks take float32, half of it: .astype(np.float32).")
     if not np.array_equal(image, kept):
         raise CheckError("x is right, but your code changes the image that it was given. Work on a copy.")
 
@@ -41,7 +41,8 @@ def _empty_is_zero(draw: Draw, normalise: Callable[[Array], Array]) -> None:
     with np.errstate(all="ignore"):
         x = normalise(np.full((6, 7, 1), grey, np.uint8))
     if not np.all(x == 0):
-        raise CheckError(f"An image that is {grey} everywhere becomes {x.flat[0]}, expected 0. Its standard deviation is 0, and you divide by it.")
+        why = "Its standard deviation is 0, and you divide by it."
+        raise CheckError(f"An image that is {grey} everywhere becomes {x.flat[0]}, expected 0. {why}")
 
 
 exercise(
@@ -91,7 +92,7 @@ exercise(
         Mistake("Dice coefficient", edits=(("both.sum() / either.sum()", "2 * both.sum() / (either.sum() + both.sum())"),)),
         Mistake("(recall)", edits=(("either = (prediction == 1) | (truth == 1)", "either = truth == 1"),)),
         Mistake("(precision)", edits=(("either = (prediction == 1) | (truth == 1)", "either = prediction == 1"),)),
-        Mistake("the IoU is", edits=(("either = (prediction == 1) | (truth == 1)", "either = (prediction == 1) ^ (truth == 1)"),)),
+        Mistake("the IoU is", edits=(("(prediction == 1) | (truth == 1)", "(prediction == 1) ^ (truth == 1)"),)),
     ),
 )  # fmt: skip
 
@@ -126,7 +127,7 @@ def _touching(draw: Draw, touching: Callable[[Array], Any]) -> None:
     if any(x == y for x, y in found):
         raise CheckError(f"{sorted(found)} has a cell that touches itself. Keep pairs of unequal ids." + shown)
     if any(x > y for x, y in found):
-        raise CheckError(f"{sorted(found)} has pairs whose larger id comes first: give each pair once, the smaller id first." + shown)
+        raise CheckError(f"{sorted(found)} has pairs whose larger id comes first: give each once, the smaller id first." + shown)
     if missing := expected - found:
         raise CheckError(f"{sorted(missing)} is missing. Do you look at neighbours in the row and in the column?" + shown)
     if more := found - expected:
@@ -142,7 +143,8 @@ exercise(
         Mistake("touches itself", edits=(("(first != second) & ", ""),)),
         Mistake("larger id comes first", edits=(("int(min(a, b)), int(max(a, b))", "int(max(a, b)), int(min(a, b))"),)),
         Mistake("is missing", edits=(("((ids[:, :-1], ids[:, 1:]), (ids[:-1], ids[1:]))", "((ids[:, :-1], ids[:, 1:]),)"),)),
-        Mistake("they meet at a corner", edits=(("(ids[:-1], ids[1:]))", "(ids[:-1], ids[1:]), (ids[:-1, :-1], ids[1:, 1:]))"),)),
+        Mistake("they meet at a corner",
+                edits=(("(ids[:-1], ids[1:]))", "(ids[:-1], ids[1:]), (ids[:-1, :-1], ids[1:, 1:]))"),)),
         Mistake("is a list, expected a set", edits=(("return pairs", "return list(pairs)"),)),
     ),
 )  # fmt: skip

@@ -21,10 +21,14 @@ def _convolve(x: Array, w: Array, b: Array) -> Array:
     return y
 
 
+def _windows(x: Array, size: int) -> Array:
+    """-> (N P Q, K, K, C)"""
+    return np.array([x[n, i : i + size, j : j + size] for n in range(len(x))
+                     for i in range(x.shape[1] - size + 1) for j in range(x.shape[2] - size + 1)])  # fmt: skip
+
+
 def _columns(x: Array, size: int) -> Array:
-    windows = [x[n, i : i + size, j : j + size].ravel() for n in range(len(x))
-               for i in range(x.shape[1] - size + 1) for j in range(x.shape[2] - size + 1)]  # fmt: skip
-    return np.array(windows)
+    return _windows(x, size).reshape(-1, size * size * x.shape[3])
 
 
 def _same(x: Array, w: Array, b: Array) -> Array:
@@ -85,9 +89,7 @@ exercise(
     }, what="y"),),
     mistakes=(
         Mistake(FLIPPED, edits=(("@ w[r, s]", "@ w[2 - r, 2 - s]"),)),
-        Mistake("Add the taps up", edits=(("y += ", "y[:] = "), ("y = np.zeros((n_images, rows, cols, w.shape[3]), x.dtype) + b\n",
-                                                               "y = np.zeros((n_images, rows, cols, w.shape[3]), x.dtype)\n"),
-                                         ("    return y", "    return y + b"))),
+        Mistake("Add the taps up", edits=(("y += ", "y[:] = "), ("x.dtype) + b\n", "x.dtype)\n"), ("return y", "return y + b"))),
         Mistake("Add it once", edits=(("@ w[r, s]", "@ w[r, s] + b"), ("x.dtype) + b", "x.dtype)"))),
         Mistake("Your code stops", edits=(("r : r + rows", "r : rows"),)),
         Mistake(TRANSPOSED, bug="kernel_transposed"),
@@ -100,9 +102,9 @@ exercise(
     "columns(x, size) -> (N P Q, K K C), every window of the image as a row",
     laws=(equals(_columns, _x_size, {
         "Rows and columns inside a window are exchanged: a window is read row by row, each pixel with its channels.":
-            lambda x, size: _columns(x, size).reshape(-1, size, size, x.shape[3]).swapaxes(1, 2).reshape(-1, size * size * x.shape[3]),
+            lambda x, size: _windows(x, size).swapaxes(1, 2).reshape(-1, size * size * x.shape[3]),
         "The channel is to be the fastest axis, as it is in w.reshape(K K C, O); in your rows the place in the window is.":
-            lambda x, size: _columns(x, size).reshape(-1, size * size, x.shape[3]).swapaxes(1, 2).reshape(-1, size * size * x.shape[3]),
+            lambda x, size: _windows(x, size).transpose(0, 3, 1, 2).reshape(-1, size * size * x.shape[3]),
     }, what="the array of columns"),),
     mistakes=(
         Mistake("the place in the window is", edits=((".ravel()", ".transpose(2, 0, 1).ravel()"),)),
