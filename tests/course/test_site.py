@@ -67,24 +67,38 @@ def test_a_wheel_is_packed_as_pip_reads_it(tmp_path):
     assert list(files) == ["tinyunet/__init__.py"]
 
 
-def test_the_wheel_holds_the_package_without_solutions(tmp_path, monkeypatch):
-    """Modules and kernels, but no notebook; and a fresh Python imports it from the wheel."""
+class Installed:
+    """What pip knows."""
 
-    class Installed:
-        """What pip knows."""
+    def read_text(self, name):
+        return ABOUT
 
-        def read_text(self, name):
-            return ABOUT
 
+def test_the_wheel_holds_the_package(tmp_path, monkeypatch):
+    """Modules and kernels; and a fresh Python imports it from the wheel."""
     monkeypatch.setattr(site, "distribution", lambda name: Installed())
     path = site.wheel(tmp_path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     assert {"tinyunet/unet.py", "tinyunet/course/exercises/lesson_02.py", "tinyunet/kernels/conv3x3/01_naive.cu"} <= set(names)
-    assert not [name for name in names if "notebooks" in name or "__pycache__" in name]
+    assert not [name for name in names if "__pycache__" in name]
     code = f"import sys; sys.path.insert(0, {str(path)!r}); import tinyunet; print(tinyunet.__file__)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert path.name in done.stdout
+
+
+def test_notebooks_of_an_installed_package_are_left_out(tmp_path, monkeypatch):
+    """In a wheel they lie inside the package, with their solutions."""
+    package = tmp_path / "tinyunet"
+    for name in ("course/site.py", "notebooks/00_a.py", "kernels/a.cu"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("1", encoding="utf-8")
+    monkeypatch.setattr(site, "__file__", str(package / "course" / "site.py"))
+    monkeypatch.setattr(site, "distribution", lambda name: Installed())
+    with zipfile.ZipFile(site.wheel(tmp_path)) as archive:
+        names = archive.namelist()
+    assert "tinyunet/course/site.py" in names
+    assert not [name for name in names if "notebooks" in name]
 
 
 def test_without_an_installation_the_wheel_is_refused(tmp_path, monkeypatch):

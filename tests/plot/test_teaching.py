@@ -12,7 +12,7 @@ from tinyunet import ops, plot
 from tinyunet.errors import ConfigError, ShapeError
 from tinyunet.ops.pad import mirror_index
 from tinyunet.probe import influence
-from tinyunet.shapes import receptive_field
+from tinyunet.shapes import margin, receptive_field
 
 
 def said(figure):
@@ -196,7 +196,9 @@ def test_the_receptive_box_holds_the_measured_influence(rng):
     measured = influence(tu.UNet(spec), (60, 48), (2, 5), rng)
     figure = plot.receptive(spec, measured, (2, 5))
     reach = receptive_field(spec)
-    assert {box[2:] for box in boxes(figure)} == {(reach[1].size, reach[2].size)}
+    left, top = (k + margin(spec) - reach[k % 4].before for k in (5, 2))
+    assert left - 5 != top - 2  # pixels of two phases
+    assert boxes(figure) == {(left - 0.5, top - 0.5, reach[1].size, reach[2].size)}
     assert "100 % of the measured influence" in plot.description(figure)
     with pytest.raises(ShapeError, match="outside the output of 20x8"):
         plot.receptive(spec, measured, (2, 8))
