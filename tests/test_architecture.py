@@ -40,7 +40,8 @@ ALLOWED = {
     "inference": "errors backend parallel spec shapes ops unet data",
     "evaluation": "backend unet data metrics inference",
     "checkpoint": "errors backend files spec shapes unet optim data metrics inference evaluation",
-    "plot": "errors backend files spec shapes cuda unet data metrics",
+    "probe": "backend layers unet",
+    "plot": "errors backend files spec shapes cuda ops unet data metrics",
     "train_config": "errors optim data inference",
     "run_folder": "errors files unet data checkpoint train_config",
     "train": "errors backend parallel signals shapes ops unet optim data metrics inference evaluation checkpoint "
@@ -49,10 +50,11 @@ ALLOWED = {
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
     "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "
     "data metrics inference evaluation checkpoint plot train_config train",
+    "course": "errors backend files ladder ops data catalogue bugs plot",
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
     "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
-    "data metrics inference evaluation checkpoint plot train_config train config demo catalogue",
+    "data metrics inference evaluation checkpoint plot train_config train config demo catalogue course",
     "__main__": "cli",
 }
 
@@ -62,8 +64,9 @@ LIBRARIES = {
     "scipy": "data metrics inference catalogue planner",
     "threadpoolctl": "parallel",
     "PIL": "data",
-    "matplotlib": "plot",
+    "matplotlib": "plot course",
     "safetensors": "checkpoint",
+    "IPython": "course",
     "typer": "cli",
     "rich": "cli",
 }

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import tinyunet
-from tinyunet.errors import DataError
-from tinyunet.files import atomic_write
+from tinyunet.errors import ConfigError, DataError
+from tinyunet.files import atomic_write, own_folder
 
 ROOT = Path(tinyunet.__file__).parents[1]
 
@@ -190,3 +190,10 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
+
+
+def test_own_folders_are_found_by_a_file_in_them():
+    """Beside the package in a checkout; a folder without that file is another one."""
+    assert (own_folder("kernels", "include") / "include").is_dir()
+    with pytest.raises(ConfigError, match=r"^kernels: no folder with nothing.md in .* Install tinyunet again, from its wheel\."):
+        own_folder("kernels", "nothing.md")

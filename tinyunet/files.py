@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of one."""
+"""Writing files so that a reader sees the old content or the new, never half of one; and where our own files lie."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tinyunet.errors import DataError
+from tinyunet.errors import ConfigError, DataError
+
+
+def own_folder(name: str, file: str) -> Path:
+    """A folder of the repository that is no Python: inside the installed package, or beside it in a checkout.
+
+    file   lies in it, so that another folder of that name is not taken for it
+
+    Raises ConfigError if it is in neither place.
+    """
+    package = Path(__file__).parent
+    for folder in (package / name, package.parent / name):
+        if (folder / file).exists():
+            return folder
+    raise ConfigError(f"{name}: no folder with {file} in {package} or beside it. Install tinyunet again, from its wheel.")
 
 
 @contextmanager

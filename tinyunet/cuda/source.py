@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyunet.errors import ConfigError
+from tinyunet.files import own_folder
 
 _INCLUDE = re.compile(r'\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -37,15 +38,8 @@ class Source(NamedTuple):
 
 
 def kernels_folder() -> Path:
-    """Where the kernels lie: inside the installed package, or beside it in a checkout.
-
-    Raises ConfigError if they are in neither place.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "kernels", package.parent / "kernels"):
-        if (folder / "include").is_dir():
-            return folder
-    raise ConfigError(f"kernels: no folder with .cu files in {package} or beside it. Install tinyunet again, from its wheel.")
+    """Where the kernels lie. Raises ConfigError if they are nowhere."""
+    return own_folder("kernels", "include")
 
 
 def read(file: str | Path) -> Source:

@@ -1,4 +1,5 @@
-"""Figures: results, outlines, errors, weight maps, training curves, a U-Net drawn to scale, warps.
+"""Figures: results, outlines, errors, weight maps, training curves, a U-Net drawn to scale, warps; feature maps, one pixel's
+arithmetic.
 
 Every function takes plain arrays and returns a Matplotlib `Figure`. The figures are built without pyplot: they need no
 display, keep no global state and go away with their last reference. Each carries a text alternative, `description(figure)`,
@@ -8,8 +9,20 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; what mus
 lightness as well.
 """
 
+from tinyunet.plot.arithmetic import (
+    conv_pixel,
+    conv_pixel_backward,
+    loss_pixel,
+    norm_pixel,
+    pool_pixel,
+    upconv_pixel,
+    upconv_pixel_backward,
+)
 from tinyunet.plot.base import ERRORS, description, save
+from tinyunet.plot.geometry import crops, mirror, receptive, weight_at
+from tinyunet.plot.health import dead_units, gradient_flow, over_time
 from tinyunet.plot.images import Row, errors, overlay, results, weight_map
+from tinyunet.plot.maps import film_strip, filters, maps
 from tinyunet.plot.network import draw_unet
 from tinyunet.plot.training import read_log, training_curves
 from tinyunet.plot.warps import warps
@@ -17,14 +30,31 @@ from tinyunet.plot.warps import warps
 __all__ = [
     "ERRORS",
     "Row",
+    "conv_pixel",
+    "conv_pixel_backward",
+    "crops",
+    "dead_units",
     "description",
     "draw_unet",
     "errors",
+    "film_strip",
+    "filters",
+    "gradient_flow",
+    "loss_pixel",
+    "maps",
+    "mirror",
+    "norm_pixel",
+    "over_time",
     "overlay",
+    "pool_pixel",
     "read_log",
+    "receptive",
     "results",
     "save",
     "training_curves",
+    "upconv_pixel",
+    "upconv_pixel_backward",
     "warps",
+    "weight_at",
     "weight_map",
 ]

@@ -1,0 +1,81 @@
+"""`tinyunet course`: notebooks for students, a release for teachers, a list, and refusals."""
+
+import json
+import zipfile
+
+import pytest
+from typer.testing import CliRunner
+
+from tinyunet.cli import course
+from tinyunet.cli.app import app
+from tinyunet.errors import ConfigError
+
+
+pytest.importorskip("jupytext", reason="jupytext, of the extra `test`, is not installed")
+
+
+@pytest.fixture
+def run():
+    """run("start", ...) -> what it prints; errors come through."""
+
+    def invoke(*words):
+        done = CliRunner().invoke(app, ["course", *map(str, words)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return invoke
+
+
+def test_the_list_has_every_lesson(run):
+    """Number, title, minutes."""
+    text = run("list")
+    assert "Images, masks and a first segmentation" in text
+    assert "02" in text
+
+
+def test_start_copies_and_keeps_work(run, tmp_path):
+    """Twice: written, then kept."""
+    out = tmp_path / "mine"
+    assert run("start", out, "--lesson", "2", "--seed", "Ada", "--no-open").split()[0] == "written"
+    notebook = json.loads((out / "02_convolution.ipynb").read_text(encoding="utf-8"))
+    assert 'begin("02", "Ada")' in "".join(c for cell in notebook["cells"] for c in cell["source"])
+    assert run("start", out, "--lesson", "02", "--no-open").split()[0] == "kept"
+
+
+def test_start_with_solutions_copies_the_executed_notebook(run, tmp_path):
+    """With its outputs."""
+    run("start", tmp_path, "--lesson", "02", "--solutions", "--no-open")
+    notebook = json.loads((tmp_path / "02_convolution.ipynb").read_text(encoding="utf-8"))
+    assert any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_start_opens_jupyterlab_or_says_how(run, tmp_path, monkeypatch):
+    """In the folder, with this Python; without JupyterLab the notebooks are written and the error says what to install."""
+    started = []
+
+    class Done:
+        """A process that ended well."""
+
+        returncode = 0
+
+    monkeypatch.setattr(course, "find_spec", lambda name: True)
+    monkeypatch.setattr(course.subprocess, "run", lambda command, check: started.append(command) or Done())
+    run("start", tmp_path, "--lesson", "02")
+    assert started[0][1:] == ["-m", "jupyterlab", str(tmp_path)]
+    monkeypatch.setattr(course, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^course: JupyterLab is not installed\. .* pip install 'tinyunet\[course\]'"):
+        run("start", tmp_path, "--lesson", "00")
+    assert (tmp_path / "00_images_and_masks.ipynb").exists()
+
+
+def test_a_release_has_no_answer(run, tmp_path):
+    """As a folder and as a zip; an existing one is not touched."""
+    run("release", tmp_path / "handout")
+    run("release", tmp_path / "handout.zip")
+    with zipfile.ZipFile(tmp_path / "handout.zip") as archive:
+        texts = [archive.read(name).decode() for name in archive.namelist()]
+    texts += [path.read_text(encoding="utf-8") for path in (tmp_path / "handout").iterdir()]
+    assert len(texts) >= 4
+    assert not any("SOLUTION" in text for text in texts)
+    with pytest.raises(ConfigError, match=r"handout.zip exists\. Choose another name"):
+        run("release", tmp_path / "handout.zip")

@@ -1,0 +1,158 @@
+"""Every check passes a right answer, and fails each known wrong one with the hint that helps."""
+
+import numpy as np
+import pytest
+
+from tinyunet.bugs import plant
+from tinyunet.course import NotYetError, check, predicted
+from tinyunet.course.exercise import DRAWS, EXERCISES, Exercise, catalogue, difference, equals
+from tinyunet.errors import CheckError, ConfigError
+from tinyunet.ops import relu_backward
+
+# Every exercise of every lesson --------------------------------------------------------------------------------------
+
+
+def test_the_solution_passes(exercise_name, answer):
+    """The notebook's own solution is right, for two students with other numbers."""
+    for student in ("", "Ada"):
+        assert str(answer(exercise_name, seed=student)).startswith(f"{exercise_name}: right!")
+
+
+def test_a_known_mistake_fails_with_its_hint(mistake, answer):
+    """A wrong answer, an edit of the solution or our own op with a planted bug, is seen and gets its hint."""
+    name, k = mistake
+    wrong = EXERCISES[name].mistakes[k]
+    if wrong.bug:
+        with plant(wrong.bug), pytest.raises(NotYetError) as error:
+            check(name, *EXERCISES[name].ours)
+    else:
+        with pytest.raises(NotYetError) as error:
+            answer(name, wrong.edits)
+    assert wrong.hint in str(error.value)
+
+
+def test_every_exercise_knows_three_mistakes(exercise_name):
+    """Three or more, no two the same, and none both an edit and a planted bug."""
+    mistakes = EXERCISES[exercise_name].mistakes
+    assert len(set(mistakes)) == len(mistakes) >= 3
+    assert all(bool(m.edits) != bool(m.bug) and m.hint for m in mistakes)
+
+
+def test_our_own_answer_passes(exercise_name):
+    """Without the planted bug, our op is a right answer: so what fails with it is the bug."""
+    if ours := EXERCISES[exercise_name].ours:
+        check(exercise_name, *ours)
+
+
+# What a check says ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """An exercise: double an array."""
+    def arguments(draw):
+        return {"x": draw.rng.standard_normal((2, 3))}
+
+    law = equals(lambda x: 2 * x, arguments, {"You square it.": lambda x: x * x}, what="y")
+    monkeypatch.setitem(EXERCISES, "00.double", Exercise("00.double", "double(x) -> y", (law,), (), ()))
+
+
+def test_a_right_answer_is_told_so(double):
+    """The verdict is shown without quotes."""
+    assert repr(check("00.double", lambda x: x + x)) == f"00.double: right! Tried on {DRAWS} drawings of numbers and shapes."
+
+
+def _todo(*arguments):
+    raise NotImplementedError("your turn: double it")
+
+
+def _changes(x):
+    x *= 2
+    return x.copy()
+
+
+def _stops(x):
+    return x[9]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (_todo, "00.double: your turn. Write double(x) -> y.\n    Still to do: your turn: double it."),
+        (lambda x: None, "00.double: not yet.\n    y is None. Does your function return something?\n    Called with x (2, 3)."),
+        (lambda x: x.T, "y has shape (3, 2), expected (2, 3)."),
+        (lambda x: "x", "y is a str, expected an array of shape (2, 3)."),
+        (lambda x: x * x, "Hint: You square it."),
+        (lambda x: x * np.nan, "(6 of 6 entries are wrong)"),
+        (_changes, "y is right, but your code changes its argument x."),
+        (_stops, "Your code stops.\n    IndexError: index 9 is out of bounds"),
+        (_stops, "of _stops's cell: return x[9]"),
+    ],
+    ids=["to do", "None", "shape", "type", "lookalike", "nan", "changes x", "stops", "where"],
+)
+def test_a_wrong_answer_is_told_why(double, wrong, says):
+    """What is wrong, with values, and where the code stopped; a notebook shows the text without a traceback."""
+    with pytest.raises(NotYetError) as error:
+        check("00.double", wrong)
+    assert says in str(error.value)
+    assert error.value._render_traceback_() == str(error.value).splitlines()
+    assert isinstance(error.value, CheckError)
+
+
+def test_an_unknown_exercise_is_refused():
+    """With the names that are near."""
+    with pytest.raises(ConfigError, match=r"^check: there is no exercise '02.tap'. There are: 02.taps"):
+        check("02.tap", abs)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "behind_ours", "wrong", "says"),
+    [
+        (("reference", "gradient"), False, lambda dy, mask: dy * mask * 2, "It should hold: "),
+        (("convention",), True, lambda dy, ctx: dy.copy(), "It should hold: "),
+        (("reference",), True, _todo, "Still to do: your turn: double it."),
+    ],
+    ids=["pair", "behind ours", "to do"],
+)
+def test_the_catalogue_is_a_law(monkeypatch, kinds, behind_ours, wrong, says):
+    """A right pair passes, a wrong backward is told the law that it breaks; alone it gets the context of our forward."""
+    law = catalogue("relu", kinds=kinds, behind_ours=behind_ours)
+    monkeypatch.setitem(EXERCISES, "04.relu", Exercise("04.relu", "relu", (law,), (), ()))
+    forward = () if behind_ours else (lambda x: (np.where(x.real > 0, x, 0).astype(x.dtype), x.real > 0),)
+    right = relu_backward if behind_ours else lambda dy, mask: dy * mask
+    check("04.relu", *forward, right)
+    with pytest.raises(NotYetError) as error:
+        check("04.relu", *forward, wrong)
+    assert says in str(error.value)
+
+
+def test_an_unknown_property_is_refused():
+    """When the exercise is entered, not when a student stands before it."""
+    with pytest.raises(ConfigError, match=r"^catalogue: relu has no property learns\."):
+        catalogue("relu", properties=["learns"])
+
+
+def test_differences_name_the_worst_entry():
+    """Index, both values and how many are wrong; parts of a tuple are numbered."""
+    a = np.arange(4.0).reshape(2, 2)
+    assert difference("y", a, a) == ""
+    assert difference("y", a + np.eye(2), a) == "y is 1 at [0, 0], expected 0 (2 of 4 entries are wrong)."
+    assert difference("y", (a, a + 1), (a, a)).startswith("y, part 2 is 1 at [0, 0], expected 0")
+    assert difference("y", a, (a, a)) == "y is an array of shape (2, 2), expected 2 values: return a, b."
+    assert difference("n", True, True) == ""
+    assert difference("n", 3, 4) == "n is 3, expected 4."
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth", "says"),
+    [
+        ((6, 8), (6, 8), "Yes: (6, 8). Because."),
+        (5, 7.0, "You said 5, it is 7. Because."),
+        (None, np.array([1, 2]), "It is [1, 2]. (No guess written down: with one, you would look twice.) Because."),
+        ("up", "up", "Yes: up. Because."),
+        ("up", 3, "You said up, it is 3. Because."),
+    ],
+)
+def test_a_prediction_never_fails(guess, truth, says):
+    """Right, wrong, missing, or of another type: it is laid beside the truth."""
+    assert predicted(guess, truth, "Because.") == says

@@ -1,0 +1,81 @@
+"""`tinyunet course`: the notebooks, for students, teachers and the browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyunet.cli.app import app
+from tinyunet.cli.terminal import out_console, say, table_of
+from tinyunet.course import editions, site
+from tinyunet.errors import ConfigError
+
+course = typer.Typer(no_args_is_help=True, help="The course: eighteen notebooks, from mirror padding to weight maps.")
+app.add_typer(course, name="course")
+
+Lesson = Annotated[str, typer.Option(help="one lesson alone, by its number", metavar="NN", show_default=False)]
+Language = Annotated[str, typer.Option(help="of the notebooks", metavar="en")]
+
+
+@course.command("list")
+def list_(language: Language = "en") -> None:
+    """The lessons, with their times."""
+    table = table_of("lesson", "title", "minutes", "after")
+    for lesson in editions.lessons(language=language):
+        table.add_row(lesson.number, lesson.title, str(lesson.minutes), ", ".join(lesson.prerequisites))
+    out_console.print(table)
+
+
+@course.command("start", epilog="Example: tinyunet course start my-course --seed Ada")
+def start(
+    out: Annotated[Path, typer.Argument(help="folder for the notebooks; those that are there already are kept")] = Path(
+        "tinyunet-course"
+    ),
+    lesson: Lesson = "",
+    solutions: Annotated[bool, typer.Option("--solutions", help="with the solutions")] = False,
+    seed: Annotated[str, typer.Option(help="your name: random numbers of your own", metavar="NAME", show_default=False)] = "",
+    language: Language = "en",
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="open JupyterLab")] = True,
+) -> None:
+    """Copy the notebooks into a folder and open them in JupyterLab."""
+    for path, fresh in editions.copy_to(out, lesson, language, solutions=solutions, seed=seed):
+        say(f"{'written' if fresh else 'kept   '}  {path}")
+    if not open_:
+        return
+    if find_spec("jupyterlab") is None:
+        raise ConfigError(
+            "course: JupyterLab is not installed. Install it with pip install 'tinyunet[course]', or open the notebooks in "
+            f"{out} with another program."
+        )
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "jupyterlab", str(out)], check=False).returncode)
+
+
+@course.command("build", epilog="Example: tinyunet course build --lesson 07")
+def build(lesson: Lesson = "", language: Language = "en") -> None:
+    """Execute the notebooks with solutions, write them beside their sources, and renew the table of lessons. For authors."""
+    for path in editions.build(lesson, language):
+        say(f"written  {path}  {path.stat().st_size / 1000:.0f} kB")
+
+
+@course.command("release", epilog="Example: tinyunet course release handout.zip")
+def release(
+    out: Annotated[Path, typer.Argument(help="a folder, or a .zip file")],
+    lesson: Lesson = "",
+    language: Language = "en",
+) -> None:
+    """Write the notebooks without any answer, to hand out. For teachers."""
+    say(f"written  {editions.release(out, lesson, language)}")
+
+
+@course.command("site", epilog="Example: tinyunet course site public && python -m http.server -d public")
+def site_(
+    out: Annotated[Path, typer.Argument(help="folder for the site")] = Path("tinyunet-site"),
+    language: Language = "en",
+) -> None:
+    """Build a web page on which the course runs in the browser, with nothing installed. Needs the extra `site`."""
+    say(f"written  {site.build(out, language)}  serve it: python -m http.server -d {out}")

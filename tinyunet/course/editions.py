@@ -1,0 +1,264 @@
+"""From the one source of a lesson to its editions: for students, with solutions, executed, for a teacher's grader.
+
+A source is a Python file in jupytext's percent format. Tags of its cells say what they are for: "setup", "exercise", "check",
+"predict", "pitfalls". Solutions stand between nbgrader's marks:
+
+    ### BEGIN SOLUTION: what is to be done
+    ### END SOLUTION
+
+In the student edition an exercise raises NotImplementedError there, and a prediction becomes None. Cells carry nbgrader's
+metadata, and numbers for ids, so that building twice gives the same notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+import re
+import shutil
+import tempfile
+import textwrap
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinyunet.errors import ConfigError, TinyUNetError
+from tinyunet.files import atomic_write, own_folder
+
+KINDS = ("setup", "exercise", "check", "predict", "pitfalls")
+"""Tags that mean something; a cell has one of them, or none."""
+
+_BLOCK = re.compile(r"^(?P<indent> *)### BEGIN SOLUTION: (?P<todo>.+)\n(?P<code>(?:.*\n)*?)(?P=indent)### END SOLUTION *$", re.M)
+_SECONDS = 300
+"""A cell that takes longer is stopped; whole lessons take less than a minute, and some machines are slow."""
+
+TABLE = ("<!-- lessons: begin -->", "<!-- lessons: end -->")
+"""Between these marks of notebooks/README.md stands the table of lessons."""
+
+
+class LessonError(TinyUNetError, RuntimeError):
+    """A lesson did not run through."""
+
+
+class Lesson(NamedTuple):
+    """One lesson, as its source says."""
+
+    name: str  # "02_convolution"
+    title: str
+    minutes: int
+    goals: tuple[str, ...]
+    prerequisites: tuple[str, ...]  # numbers of lessons
+    source: Any  # the notebook (nbformat), with solutions, without outputs
+
+    @property
+    def number(self) -> str:
+        """ "02" """
+        return self.name.partition("_")[0]
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+def folder(language: str = "en") -> Path:
+    """Where the sources of a language lie: English ones in `notebooks/`, others in a folder of it that bears their name.
+
+    Raises ConfigError for a language that there is none of.
+    """
+    root = own_folder("notebooks", "README.md")
+    found = {"en": root, **{path.name: path for path in root.iterdir() if path.is_dir() and any(path.glob("[0-9]*_*.py"))}}
+    if language not in found:
+        raise ConfigError(f"course: there is no {language!r} edition. There are: {', '.join(sorted(found))}.")
+    return found[language]
+
+
+def sources(language: str = "en") -> list[Path]:
+    """The sources of all lessons, in order."""
+    return sorted(folder(language).glob("[0-9]*_*.py"))
+
+
+def lessons(wanted: str = "", language: str = "en") -> list[Lesson]:
+    """All lessons, or the one of a number: "07" or "7".
+
+    Raises ConfigError for a number that there is none of, and as `read` does.
+    """
+    paths = sources(language)
+    chosen = [path for path in paths if not wanted or path.name.startswith(f"{wanted.zfill(2)}_")]
+    if not chosen:
+        numbers = ", ".join(path.name.partition("_")[0] for path in paths)
+        raise ConfigError(f"course: there is no lesson {wanted!r}. There are: {numbers}.")
+    return [read(path) for path in chosen]
+
+
+def read(path: Path) -> Lesson:
+    """A lesson from its source.
+
+    Raises ConfigError without jupytext, and for a source that breaks the rules above: it names the cell.
+    """
+    jupytext = _library("jupytext")
+    notebook = jupytext.read(path)
+    about = notebook.metadata.get("tinyunet", {})
+    if missing := [key for key in ("title", "minutes", "goals", "prerequisites") if key not in about]:
+        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:.")
+    notebook.metadata.pop("jupytext", None)  # who wrote it with which version is no part of it
+    for number, cell in enumerate(notebook.cells):
+        kinds = [tag for tag in cell.metadata.get("tags", []) if tag in KINDS]
+        cell.metadata = type(cell.metadata)({"tags": kinds} if kinds else {})
+        cell.id = f"cell-{number:03}"
+    for cell, check in _exercises(path.name, notebook):
+        points = check.source.count("check(")
+        cell.metadata["nbgrader"] = _nbgrader(f"{cell.id}-answer", solution=True)
+        check.metadata["nbgrader"] = {**_nbgrader(f"{check.id}-check", grade=True), "points": points}
+    return Lesson(path.stem, about["title"], about["minutes"], tuple(about["goals"]), tuple(map(str, about["prerequisites"])),
+                  notebook)  # fmt: skip
+
+
+def _nbgrader(name: str, *, solution: bool = False, grade: bool = False) -> dict[str, Any]:
+    return {"schema_version": 3, "grade_id": name, "solution": solution, "grade": grade, "locked": not solution, "task": False}
+
+
+def kind(cell: Any) -> str:
+    """ "exercise", "check", ..., "" for a cell that only tells"""
+    return next(iter(cell.metadata.get("tags", [])), "")
+
+
+def _exercises(name: str, notebook: Any) -> Iterator[tuple[Any, Any]]:
+    """Every exercise with the next check, after asking whether the marks are where they should be."""
+    cells = notebook.cells
+    for i, cell in enumerate(cells):
+        marked = len(_BLOCK.findall(cell.source))
+        place = f"{name}, cell {i} ({cell.source.strip().splitlines()[0] if cell.source.strip() else 'empty'})"
+        if marked != cell.source.count("BEGIN SOLUTION") or marked != cell.source.count("END SOLUTION"):
+            raise ConfigError(f"{place}: a solution stands between '### BEGIN SOLUTION: what to do' and '### END SOLUTION'.")
+        if (marked > 0) != (kind(cell) in ("exercise", "predict")):
+            raise ConfigError(f"{place}: solutions stand in cells tagged 'exercise' or 'predict', and these have one.")
+        if kind(cell) == "exercise":
+            if any(not match["indent"] for match in _BLOCK.finditer(cell.source)):
+                raise ConfigError(f"{place}: a solution stands inside a function, so that only its check fails without it.")
+            check = next((later for later in cells[i:] if kind(later) == "check"), None)
+            if check is None:
+                raise ConfigError(f"{place}: no cell tagged 'check' follows.")
+            yield cell, check
+
+
+# Editions ------------------------------------------------------------------------------------------------------------
+
+
+def student(lesson: Lesson, seed: str = "") -> Any:
+    """The notebook without solutions; with the student's name as the seed of its numbers, if there is one."""
+    notebook = copy.deepcopy(lesson.source)
+    for cell in notebook.cells:
+        if kind(cell) == "exercise":
+            cell.source = _BLOCK.sub(lambda m: f"{m['indent']}raise NotImplementedError({_quoted('your turn: ' + m['todo'])})",
+                                     cell.source)  # fmt: skip
+        elif kind(cell) == "predict":
+            cell.source = _BLOCK.sub(_to_guess, cell.source)
+        elif kind(cell) == "setup" and seed:
+            cell.source = re.sub(r'begin\("(\w+)"\)', lambda m: f'begin("{m[1]}", {_quoted(seed)})', cell.source)
+    return notebook
+
+
+def _to_guess(match: re.Match[str]) -> str:
+    """`guess = 4` -> `guess = None  # your turn: ...`"""
+    names = [ast.unparse(node.targets[0]) for node in ast.parse(textwrap.dedent(match["code"])).body
+             if isinstance(node, ast.Assign)]  # fmt: skip
+    return "\n".join(f"{match['indent']}{name} = None  # your turn: {match['todo']}" for name in names)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def execute(notebook: Any, *, allow_errors: bool = False) -> Any:
+    """Run a notebook in a kernel of its own, in an empty folder: -> the same with outputs, without times and counts that vary.
+
+    Raises LessonError with the first cell that fails.
+    """
+    nbclient, exceptions = _library("nbclient"), _library("nbclient.exceptions")
+    notebook = copy.deepcopy(notebook)
+    package = str(Path(__file__).parents[2])  # in a checkout tinyunet need not be installed
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with tempfile.TemporaryDirectory() as empty:
+        client = nbclient.NotebookClient(notebook, timeout=_SECONDS, allow_errors=allow_errors, record_timing=False,
+                                         resources={"metadata": {"path": empty}}, kernel_name="python3")  # fmt: skip
+        try:
+            client.execute(env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "Agg"})
+        except exceptions.CellExecutionError as error:
+            raise LessonError(f"a cell fails: {error}") from error
+    notebook.metadata.pop("language_info", None)  # the version of Python is nobody's business
+    return notebook
+
+
+def write(notebook: Any, path: Path) -> Path:
+    """Write a notebook, whole or not at all."""
+    text = _library("nbformat").writes(notebook, version=4)
+    with atomic_write(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def overview(language: str = "en") -> str:
+    """The table of lessons in Markdown."""
+    rows = ["| lesson | minutes | after | what you can do then |", "| --- | --- | --- | --- |"]
+    rows += [f"| [{lesson.number} {lesson.title}]({lesson.name}.ipynb) | {lesson.minutes} | "
+             f"{', '.join(lesson.prerequisites) or '-'} | {'; '.join(lesson.goals)} |"
+             for lesson in lessons(language=language)]  # fmt: skip
+    return "\n".join(rows)
+
+
+def build(wanted: str = "", language: str = "en") -> Iterator[Path]:
+    """Execute the solution editions of all lessons or one, write them beside their sources, and renew the table of lessons."""
+    for lesson in lessons(wanted, language):
+        yield write(execute(lesson.source), folder(language) / f"{lesson.name}.ipynb")
+    readme = folder(language) / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE[0])
+    after = rest.partition(TABLE[1])[2]
+    with atomic_write(readme) as part:
+        part.write_text(f"{before}{TABLE[0]}\n{overview(language)}\n{TABLE[1]}{after}", encoding="utf-8")
+
+
+def copy_to(
+    out: Path, wanted: str = "", language: str = "en", *, solutions: bool = False, seed: str = ""
+) -> Iterator[tuple[Path, bool]]:
+    """Write student editions, or the executed ones with solutions, into a folder: -> each path, and whether it was written.
+
+    A notebook that is already there is left alone: it is somebody's work.
+    """
+    chosen = lessons(wanted, language)
+    out.mkdir(parents=True, exist_ok=True)
+    for lesson in chosen:
+        path = out / f"{lesson.name}.ipynb"
+        fresh = not path.exists()
+        if fresh and solutions:
+            shutil.copyfile(folder(language) / path.name, path)
+        elif fresh:
+            write(student(lesson, seed), path)
+        yield path, fresh
+
+
+def release(out: Path, wanted: str = "", language: str = "en") -> Path:
+    """Student editions without any answer, in a new folder or a new .zip file: -> its path.
+
+    Raises ConfigError if it exists.
+    """
+    if out.exists():
+        raise ConfigError(f"course: {out} exists. Choose another name: a release should hold nothing else.")
+    if out.suffix != ".zip":
+        list(copy_to(out, wanted, language))
+        return out
+    with tempfile.TemporaryDirectory() as there, atomic_write(out) as part, zipfile.ZipFile(part, "w") as archive:
+        for path, _ in copy_to(Path(there), wanted, language):
+            archive.write(path, f"{out.stem}/{path.name}", zipfile.ZIP_DEFLATED)
+    return out
+
+
+def _library(name: str) -> Any:
+    """A library of the extra `course`, when it is needed."""
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        missing = name.partition(".")[0]
+        raise ConfigError(f"course: {missing} is not installed. Install it: pip install 'tinyunet[course]'.") from error
