@@ -194,6 +194,19 @@ def test_checking_stops_at_the_first_draw_that_fails():
     assert seen == [again[0], again[0]]
 
 
+def test_without_an_op_ours_is_checked():
+    """A property of an op runs on ours unless another is handed over; where there is none of ours, the error says what to do."""
+    law = next(p for p in properties(["relu"]) if p.name == "idempotent_and_homogeneous")
+    assert check_property(law).error == ""
+    assert check_property(law, Op(lambda x: (x + 1, None), None)).error.startswith("relu(relu(x)) is ")
+    nobody = Property("new", "law", "invariance", "It holds.", lambda op, draw: op.forward(1))
+    said = "we have no op 'new'. Hand yours over: check_property(prop, Op(forward, backward))"
+    assert check_property(nobody).error == said
+    assert check_property(nobody, Op(lambda x: x, None)).error == ""
+    other = Property("new", "law", "invariance", "It holds.", lambda op, draw: draw.nothing)
+    assert check_property(other).error == "AttributeError: 'Draw' object has no attribute 'nothing'"
+
+
 def test_a_law_says_in_which_way_of_calling_it_fails(monkeypatch):
     """Of an op that can be called in several ways, the message names the one that fails; an accident keeps its name."""
     monkeypatch.setitem(CATALOGUE, "new", [])

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from tinyunet import ladder, ops
+from tinyunet import ladder
 from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     augment,
     conv,
@@ -38,26 +38,7 @@ from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     upconv,
     weight_map,
 )
-from tinyunet.catalogue.core import CATALOGUE, Draw, Kind, Op, Outcome, Property, check_property, properties
-from tinyunet.catalogue.laws import no_backward
-
-OPS: dict[str, Op] = {
-    "conv2d": Op(ops.conv2d_forward, ops.conv2d_backward),
-    "conv1x1": Op(ops.conv2d_forward, ops.conv2d_backward),
-    "upconv": Op(ops.upconv_forward, ops.upconv_backward),
-    "max_pool": Op(ops.max_pool_forward, ops.max_pool_backward),
-    "relu": Op(ops.relu_forward, ops.relu_backward),
-    "batch_norm": Op(ops.batch_norm_forward, ops.batch_norm_backward),
-    "batch_norm_eval": Op(ops.batch_norm_eval_forward, ops.batch_norm_eval_backward),
-    "dropout": Op(ops.dropout_forward, ops.dropout_backward),
-    "crop_concat": Op(ops.crop_concat_forward, ops.crop_concat_backward),
-    "mirror_pad": Op(ops.mirror_pad_forward, ops.mirror_pad_backward),
-    "softmax": Op(ops.softmax, no_backward),
-    "sigmoid": Op(ops.sigmoid, no_backward),
-    "softmax_cross_entropy": Op(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward),
-    "sigmoid_cross_entropy": Op(ops.sigmoid_cross_entropy_forward, ops.sigmoid_cross_entropy_backward),
-}
-"""Subject -> our implementation. A subject of the catalogue that is not here is no op."""
+from tinyunet.catalogue.core import CATALOGUE, OPS, Draw, Kind, Op, Outcome, Property, check_property, properties
 
 SUBJECTS = tuple(dict.fromkeys((*OPS, *CATALOGUE)))
 """All subjects, ops first."""
@@ -77,7 +58,7 @@ def rungs_of(subject: str) -> tuple[str, ...]:
 def check_on_rung(prop: Property, rung: str = "", *, seed: int = 0, draws: int = 5) -> Outcome:
     """Run one property of ours, on one rung of its op's ladder."""
     with ladder.rung(**{LADDERS[prop.subject]: rung}) if rung else nullcontext():
-        return check_property(prop, OPS.get(prop.subject), rung=rung, seed=seed, draws=draws)
+        return check_property(prop, rung=rung, seed=seed, draws=draws)
 
 
 def check_catalogue(

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from tinyunet import ops
 from tinyunet.errors import CheckError, ConfigError
 
 T = TypeVar("T")
@@ -23,6 +24,30 @@ class Op(NamedTuple):
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
+
+
+def no_backward(*_: Any) -> Any:
+    """The backward of a subject that is a plain function."""
+    raise NotImplementedError("probabilities have no backward pass of their own")
+
+
+OPS: dict[str, Op] = {
+    "conv2d": Op(ops.conv2d_forward, ops.conv2d_backward),
+    "conv1x1": Op(ops.conv2d_forward, ops.conv2d_backward),
+    "upconv": Op(ops.upconv_forward, ops.upconv_backward),
+    "max_pool": Op(ops.max_pool_forward, ops.max_pool_backward),
+    "relu": Op(ops.relu_forward, ops.relu_backward),
+    "batch_norm": Op(ops.batch_norm_forward, ops.batch_norm_backward),
+    "batch_norm_eval": Op(ops.batch_norm_eval_forward, ops.batch_norm_eval_backward),
+    "dropout": Op(ops.dropout_forward, ops.dropout_backward),
+    "crop_concat": Op(ops.crop_concat_forward, ops.crop_concat_backward),
+    "mirror_pad": Op(ops.mirror_pad_forward, ops.mirror_pad_backward),
+    "softmax": Op(ops.softmax, no_backward),
+    "sigmoid": Op(ops.sigmoid, no_backward),
+    "softmax_cross_entropy": Op(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward),
+    "sigmoid_cross_entropy": Op(ops.sigmoid_cross_entropy_forward, ops.sigmoid_cross_entropy_backward),
+}
+"""Subject -> our implementation. A subject of the catalogue that is not here is no op."""
 
 
 class Draw:
@@ -105,13 +130,19 @@ def require_close(what: str, found: Any, expected: Any, *, rtol: float = 1e-12, 
 
 
 def check_property(prop: Property, op: Op | None = None, *, rung: str = "", seed: int = 0, draws: int = 5) -> Outcome:
-    """Run one property on several draws, until it fails. An exception of any kind is a failure."""
+    """Run one property on several draws, until it fails. An exception of any kind is a failure.
+
+    op  yours, or else ours of this subject; of a subject that is no op, what comes with tinyunet is checked in any case
+    """
+    op = OPS.get(prop.subject) if op is None else op
     began, error = time.perf_counter(), ""
     for k in range(draws):
         try:
             prop.run(op, Draw(np.random.default_rng((seed, k))))
         except Exception as failure:  # a planted bug may raise anything
             error = str(failure) if isinstance(failure, CheckError) else f"{type(failure).__name__}: {failure}"
+            if op is None and isinstance(failure, AttributeError) and failure.obj is None and failure.name in Op._fields:
+                error = f"we have no op {prop.subject!r}. Hand yours over: check_property(prop, Op(forward, backward))"
             break
     return Outcome(prop, rung, error, time.perf_counter() - began)
 

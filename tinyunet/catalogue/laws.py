@@ -155,11 +155,6 @@ def told(failure: Exception) -> str:
     return f"{what} ({'. '.join(notes)})" if notes else what
 
 
-def no_backward(*_: Any) -> Any:
-    """The backward of a subject that is a plain function."""
-    raise NotImplementedError("probabilities have no backward pass of their own")
-
-
 def _random_dy(case: Case, y: Any, draw: Draw) -> Any:
     require(np.shape(y) == case.shape, f"y has shape {np.shape(y)}, expected {case.shape}")
     dtype = y.dtype if isinstance(y, np.ndarray) else np.float64

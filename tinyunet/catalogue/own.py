@@ -38,8 +38,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyunet.catalogue.conv import paddings
-from tinyunet.catalogue.core import CATALOGUE, Draw, Op, Property, check_property, require
-from tinyunet.catalogue.laws import no_backward, told
+from tinyunet.catalogue.core import CATALOGUE, Draw, Op, Property, check_property, no_backward, require
+from tinyunet.catalogue.laws import told
 from tinyunet.check import described, pair_of
 from tinyunet.errors import CheckError, ConfigError
 
