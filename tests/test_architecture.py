@@ -48,7 +48,7 @@ ALLOWED = {
     "train_config run_folder",
     "config": "errors files spec data train_config",
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
-    "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "
+    "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim bugs check "
     "data metrics inference evaluation checkpoint plot train_config train",
     "course": "errors backend files ladder ops data catalogue bugs plot",
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names

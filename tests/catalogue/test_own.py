@@ -17,7 +17,7 @@ from tinyunet import cli
 from tinyunet.catalogue import CATALOGUE, OPS, Op, Property, check_property, properties
 from tinyunet.catalogue.conv import paddings
 from tinyunet.catalogue.laws import told
-from tinyunet.catalogue.own import CALLS, KEPT, WORDS, answer_all, check_own, guess_subject, load_op, split_target
+from tinyunet.catalogue.own import CALLS, KEPT, WORDS, answer_all, check_file, guess_subject, load_op, split_target
 from tinyunet.cli.check import KINDS
 from tinyunet.errors import CheckError, ConfigError
 
@@ -398,7 +398,7 @@ def test_what_an_op_prints_is_shown(folder, main):
     _, out, _ = main(*arguments, "--show-output")
     assert "max_pool.a_nan_wins prints\n    line 0\n    line 1\n    line 2\n    line 3\n    line 4\n" in out
     (folder / "endless.py").write_text("def relu_forward(x):\n    print('x' * 9999)\n\n\ndef relu_backward(dy, ctx):\n    pass\n")
-    (outcome,) = check_own(Path("endless.py"), "relu", some("relu", "shapes_of_the_results"))
+    (outcome,) = check_file(Path("endless.py"), "relu", some("relu", "shapes_of_the_results"))
     assert outcome.output == "x" * KEPT
 
 
@@ -435,10 +435,10 @@ def test_help_has_every_signature(main):
 def test_outcomes_come_one_by_one(folder):
     """From Python the same: an outcome for every property, in order."""
     wanted = some("max_pool", "a_nan_wins", "constant_blocks_come_back", "channels_do_not_compete")
-    outcomes = list(check_own(Path("others.py"), "bare_pool", wanted))
+    outcomes = list(check_file(Path("others.py"), "bare_pool", wanted))
     assert [o.property for o in outcomes] == wanted
     assert all("expected the pair" in o.error for o in outcomes)
-    assert list(check_own(Path("others.py"), "bare_pool", [])) == []
+    assert list(check_file(Path("others.py"), "bare_pool", [])) == []
 
 
 # Loading ------------------------------------------------------------------------------------------------------------
@@ -478,7 +478,7 @@ def test_a_file_that_ends_python_when_run_is_refused(folder):
     """There is no op in it, and the message gives the exit code."""
     (folder / "dies.py").write_text("import os\n\nos._exit(5)\n")
     with pytest.raises(ConfigError, match=r"check: dies\.py cannot be run: it ends Python, with exit code 5\."):
-        list(check_own(Path("dies.py"), "my_conv", properties(["conv2d"])))
+        list(check_file(Path("dies.py"), "my_conv", properties(["conv2d"])))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ implementation can be put in the place of ours:
     mine = Op(my_conv_forward, my_conv_backward)
     outcomes = [check_property(p, mine) for p in properties(["conv2d"])]
 
-`tinyunet check` does both on the command line.
+`tinyunet check` does both on the command line; `check_own` is the second for a notebook, with a report of what to mend first.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     weight_map,
 )
 from tinyunet.catalogue.core import CATALOGUE, OPS, Draw, Kind, Op, Outcome, Property, check_property, properties
+from tinyunet.catalogue.findings import Findings, check_own
 
 SUBJECTS = tuple(dict.fromkeys((*OPS, *CATALOGUE)))
 """All subjects, ops first."""
@@ -81,12 +82,14 @@ __all__ = [
     "OPS",
     "SUBJECTS",
     "Draw",
+    "Findings",
     "Kind",
     "Op",
     "Outcome",
     "Property",
     "check_catalogue",
     "check_on_rung",
+    "check_own",
     "check_property",
     "properties",
     "rungs_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -17,6 +17,9 @@ Kind = Literal["reference", "gradient", "adjoint", "invariance", "convention", "
 """reference: equals a loop or a trusted library. gradient: differences or a complex step. adjoint: <Ax, y> = <x, A'y>.
 invariance: a law that holds for any values. convention: a choice that is pinned (ties, order, offsets). contract: dtype,
 layout, purity, errors."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""In the order in which one would mend an op."""
 
 
 class Op(NamedTuple):
@@ -78,6 +81,11 @@ class Property(NamedTuple):
     kind: Kind
     says: str  # the law in one sentence, as a student reads it
     run: Callable[[Any, Draw], None]
+
+
+def order_of_mending(prop: Property) -> int:
+    """Forward first, then its gradient, then the rest."""
+    return KINDS.index(prop.kind)
 
 
 class Outcome(NamedTuple):

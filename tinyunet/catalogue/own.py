@@ -27,7 +27,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from difflib import get_close_matches
 from functools import wraps
@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyunet.catalogue.conv import paddings
-from tinyunet.catalogue.core import CATALOGUE, Draw, Op, Property, check_property, no_backward, require
+from tinyunet.catalogue.core import CATALOGUE, OPS, Draw, Op, Property, check_property, no_backward, require
 from tinyunet.catalogue.laws import told
 from tinyunet.check import described, pair_of
 from tinyunet.errors import CheckError, ConfigError
@@ -187,7 +187,7 @@ def load_op(path: Path, name: str, subject: str) -> Op:
     if not CALLS[subject].gradients:  # a plain function
         if not callable(one):
             raise ConfigError(f"check: {path} has no function {name}.")
-        return Op(_located(one, path, CALLS[subject].forward), no_backward)
+        return op_of(subject, one, None, path)
     try:
         holder = one() if isinstance(one, type) else one
     except Exception as error:
@@ -198,21 +198,50 @@ def load_op(path: Path, name: str, subject: str) -> Op:
         function = getattr(module, f"{name}_{way}", None) or getattr(holder, way, None)
         if not callable(function):
             raise ConfigError(f"check: {path} has no function {name}_{way}, and no {name} with a method {way}.")
-        found.append(_located(function, path, getattr(CALLS[subject], way)))
-    return Op(_checked_forward(found[0]), _checked_backward(found[1], CALLS[subject].gradients))
+        found.append(function)
+    return op_of(subject, found[0], found[1], path)
 
 
-def _located(function: Callable[..., Any], path: Path, how: str) -> Callable[..., Any]:
+def op_of(
+    subject: str, forward: Callable[..., Any] | None, backward: Callable[..., Any] | None, path: Path | None = None
+) -> Op:
+    """Two functions as an op whose mistakes are told with the line that they come from, in a file or a cell of a notebook.
+
+    Without a forward, ours takes its place. Without a backward, properties that call one are skipped.
+    """
+    call = CALLS[subject]
+    if forward is None:
+        first = OPS[subject].forward
+    else:
+        first = _located(forward, path, call.forward)
+        first = _checked_forward(first) if call.gradients else first
+    if not call.gradients:
+        return Op(first, no_backward)
+    return Op(first, _missing if backward is None else _checked_backward(_located(backward, path, call.backward), call.gradients))
+
+
+class _MissingError(BaseException):
+    """There is no backward. No Exception, so that no property takes it for an answer of the op."""
+
+
+def _missing(*_: Any) -> Any:
+    raise _MissingError
+
+
+def _located(function: Callable[..., Any], path: Path | None, how: str) -> Callable[..., Any]:
     """The function, whose exceptions say the line they come from, or how it is called, and what it was called with."""
+    name = getattr(function, "__name__", type(function).__name__)
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    path = path or Path(code.co_filename if code else name)
 
     @wraps(function)  # keeps the signature, which says whether there is a padding
     def located(*arguments: Any) -> Any:
         try:
             return function(*arguments)
         except SystemExit as end:
-            raise CheckError(f"{function.__name__} ends Python with sys.exit({end.code})") from end
+            raise CheckError(f"{name} ends Python with sys.exit({end.code})") from end
         except Exception as error:
-            where = _line_of(error, path) or f"{path.name}, where it must fit {how}"
+            where = _line_of(error, path) or f"{path.name if path.exists() else name}, where it must fit {how}"
             error.add_note(f"{where}; called with {_shapes(function, arguments)}")
             if isinstance(error, TypeError) and any(map(np.iscomplexobj, arguments)):
                 error.add_note("The arguments are complex here, for the complex step: allocate with np.zeros(shape, x.dtype)")
@@ -222,12 +251,15 @@ def _located(function: Callable[..., Any], path: Path, how: str) -> Callable[...
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """ "my_file.py, line 5": the innermost line of the file, or of another in its folder, that an exception passed through."""
+    """ "my_file.py, line 5": the innermost line of the file, or of another in its folder, that an exception passed through; of a
+    cell, which is no file, "my_forward, line 5 of its cell" """
     found, frame = "", error.__traceback__
     while frame is not None:
         file = Path(frame.tb_frame.f_code.co_filename)
         if file.exists() and file.resolve().parent == path.resolve().parent:
             found = f"{file.name}, line {frame.tb_lineno}"
+        elif file == path:
+            found = f"{frame.tb_frame.f_code.co_name}, line {frame.tb_lineno} of its cell"
         frame = frame.tb_next
     return found
 
@@ -266,7 +298,7 @@ def _checked_backward(backward: Callable[..., Any], names: tuple[str, ...]) -> C
     return checked
 
 
-def check_own(
+def check_file(
     path: Path, name: str, properties: Sequence[Property], *, seed: int = 0, draws: int = 5, limit: float = LIMIT
 ) -> Iterator[OwnOutcome]:
     """Run properties of one subject on an op in a file, in a process of its own.
@@ -364,13 +396,23 @@ def answer_all(path: Path, name: str, subject: str, wanted: Sequence[str], seed:
         return
     sender.send("")
     by_name = {prop.name: prop for prop in CATALOGUE[subject]}
-    for one in wanted:
-        if why := says_nothing(by_name[one], op):
-            sender.send(("", why, "", 0.0))
+    for o in judged(op, [by_name[one] for one in wanted], seed=seed, draws=draws):
+        sender.send((o.error, o.skipped, o.output, o.seconds))
+
+
+def judged(op: Op, properties: Iterable[Property], *, seed: int = 0, draws: int = 5) -> Iterator[OwnOutcome]:
+    """Run properties on an op in this process, and keep what it prints meanwhile; what says nothing of it is skipped."""
+    for prop in properties:
+        if why := says_nothing(prop, op):
+            yield OwnOutcome(prop, skipped=why)
             continue
-        with redirect_stdout(_FirstLines()) as printed, redirect_stderr(printed):
-            outcome = check_property(_telling(by_name[one]), op, seed=seed, draws=draws)
-        sender.send((outcome.error, "", printed.getvalue(), outcome.seconds))
+        try:
+            with redirect_stdout(_FirstLines()) as printed, redirect_stderr(printed):
+                outcome = check_property(_telling(prop), op, seed=seed, draws=draws)
+        except _MissingError:
+            yield OwnOutcome(prop, skipped="it needs a backward")
+            continue
+        yield OwnOutcome(prop, outcome.error, "", printed.getvalue(), outcome.seconds)
 
 
 def says_nothing(prop: Property, op: Op) -> str:

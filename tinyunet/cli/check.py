@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import groupby
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, TypeVar
 
 import typer
 
-from tinyunet.catalogue import CATALOGUE, OPS, SUBJECTS, Kind, Outcome, Property, check_on_rung, rungs_of
-from tinyunet.catalogue.own import CALLS, LIMIT, OwnOutcome, check_own, guess_subject, split_target
+from tinyunet.catalogue import CATALOGUE, OPS, SUBJECTS, Findings, Outcome, Property, check_on_rung, rungs_of
+from tinyunet.catalogue.core import KINDS, order_of_mending
+from tinyunet.catalogue.findings import cause_of, explained, headline, held, told_once
+from tinyunet.catalogue.own import CALLS, LIMIT, OwnOutcome, check_file, guess_subject, split_target
 from tinyunet.cli.app import app
 from tinyunet.cli.terminal import Meter, out_console, say, table_of
 from tinyunet.data.sample import counted
 from tinyunet.errors import ConfigError
 
 T = TypeVar("T")
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""In the order in which one would mend an op."""
-
-SHOWN = 5
-"""So many properties that fail in the same way are named."""
 
 LINES = 3
 """So many lines are shown of what a property that fails has printed."""
@@ -85,15 +81,18 @@ def check_(
         _print_table(done, by_kind=False)
         _print_failures(done)
         what = "property holds" if len(done) == 1 else "properties hold"
-        say(f"{_held(done)} {what} ({counted(draws, 'draw')} each, seed {seed})")
+        say(f"{held(done)} {what} ({counted(draws, 'draw')} each, seed {seed})")
         failed = any(outcome.error for outcome in done)
     else:
         assert subject is not None
         _print_call(name, str(path), subject)
-        own = _gathered(check_own(path, name, chosen, seed=seed, draws=draws, limit=limit), len(chosen))
+        own = tuple(_gathered(check_file(path, name, chosen, seed=seed, draws=draws, limit=limit), len(chosen)))
         if show_output:
             _print_output(own)
-        failed = _report_own(own, asked=bool(kind or only), tried=f"{counted(draws, 'draw')} each, seed {seed}")
+        tried, cause = f"{counted(draws, 'draw')} each, seed {seed}", cause_of(own, seed=seed, draws=draws)
+        findings = Findings(subject, own, asked=bool(kind or only), cause=cause, tried=tried)
+        _report_own(findings)
+        failed = not findings.ok
     if failed:
         raise typer.Exit(1)
 
@@ -116,38 +115,24 @@ def _print_call(name: str, path: str, subject: str) -> None:
         say(call.note)
 
 
-def _report_own(outcomes: Sequence[OwnOutcome], *, asked: bool, tried: str) -> bool:
-    """The mathematics first, then the house rules. -> whether the op fails"""
-    asked_for = [o for o in outcomes if not o.skipped]
-    maths = [o for o in asked_for if o.property.kind != "contract"]
-    rules = [o for o in asked_for if o.property.kind == "contract"]
-    _print_table(outcomes, by_kind=True)
-    if not asked and any(o.error for o in maths):
+def _report_own(findings: Findings) -> None:
+    """The mathematics first, then the house rules."""
+    _print_table(findings.outcomes, by_kind=True)
+    if not findings.asked and findings.failures:
         say("Go step by step: --kind reference for forward, then --kind gradient, then the others.")
         say()
-    _print_failures(maths)
-    if any(o.error for o in rules):
+    _print_failures(findings.failures)
+    if findings.cause:
+        say(f"cause?  {findings.cause}")
+        say()
+    if findings.rules:
         say("House rules: what an op must keep to in a network, beside its mathematics.")
         say()
-        _print_failures(rules)
-    for o in outcomes:
+        _print_failures(findings.rules)
+    for o in findings.outcomes:
         if o.skipped:
             say(f"skipped  {o.property.subject}.{o.property.name}: {o.skipped}")
-    verdicts = []
-    if maths:
-        verdicts.append(f"the mathematics {'does not hold' if any(o.error for o in maths) else 'holds'} ({_held(maths)})")
-    if rules:
-        broken = sum(bool(o.error) for o in rules)
-        verdicts.append(f"{counted(broken, 'house rule')} of {len(rules)} {'does' if broken == 1 else 'do'} not" if broken
-                        else f"the house rules hold ({_held(rules)})")  # fmt: skip
-    if len(asked_for) < len(outcomes):
-        verdicts.append(f"{len(outcomes) - len(asked_for)} skipped")
-    say(f"{'; '.join(verdicts)} ({tried})")
-    return any(o.error for o in (asked_for if asked else maths))
-
-
-def _held(outcomes: Sequence[Outcome | OwnOutcome]) -> str:
-    return f"{sum(not o.error for o in outcomes)} of {len(outcomes)}"
+    say(findings.verdict)
 
 
 def _print_output(outcomes: Sequence[OwnOutcome]) -> None:
@@ -161,7 +146,7 @@ def _print_output(outcomes: Sequence[OwnOutcome]) -> None:
 
 def _chosen(subjects: Iterable[str], only: Sequence[str], kinds: Sequence[str]) -> list[Property]:
     """Properties of some subjects that are asked for, by kind; ConfigError for a name or a kind that there is none of."""
-    every = [prop for subject in subjects for prop in sorted(CATALOGUE[subject], key=_order)]
+    every = [prop for subject in subjects for prop in sorted(CATALOGUE[subject], key=order_of_mending)]
     for one in kinds:
         if one not in KINDS:
             raise ConfigError(f"check: there is no kind {one!r}. There are: {', '.join(KINDS)}.")
@@ -181,10 +166,6 @@ def _chosen(subjects: Iterable[str], only: Sequence[str], kinds: Sequence[str]) 
     if not chosen:
         raise ConfigError("check: no property is left of this --only and this --kind. All are in: tinyunet check --list")
     return chosen
-
-
-def _order(prop: Property) -> int:
-    return KINDS.index(prop.kind)
 
 
 def _names(prop: Property) -> tuple[str, str, str]:
@@ -234,21 +215,11 @@ def _print_table(outcomes: Sequence[Outcome | OwnOutcome], by_kind: bool) -> Non
 
 def _print_failures(outcomes: Sequence[Outcome | OwnOutcome]) -> None:
     """The law and what is wrong with it; properties that fail with the same words are told once."""
-    failures: dict[tuple[str, str], list[Outcome | OwnOutcome]] = {}
-    for outcome in sorted(outcomes, key=lambda o: _order(o.property)):
-        if outcome.error:
-            words = outcome.error.partition("; called with")[0]  # the same mistake with other shapes is told once too
-            failures.setdefault((outcome.property.subject, words), []).append(outcome)
-    for (subject, _), group in failures.items():
+    for group in told_once(outcomes):
         first = group[0]
-        say(f"{subject}.{first.property.name}" + (f" on {first.rung}" if first.rung else "") + f" ({first.property.kind})",
-            style="bold")  # fmt: skip
-        say(f"    should   {first.property.says}")
-        say(f"    but      {' '.join(first.error.split()).rstrip('.')}.", style="red")
-        if len(group) > 1:
-            others = [o.property.name + (f" on {o.rung}" if o.rung else "") for o in group[1:]]
-            more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-            say(f"    as in    {', '.join(others[:SHOWN])}{more}")
+        say(headline(first), style="bold")
+        for line in explained(group):
+            say(line, style="red" if line.startswith("    but") else "")
         if isinstance(first, OwnOutcome) and first.output:
             lines = first.output.splitlines()
             for k, line in enumerate(lines[:LINES]):
