@@ -81,6 +81,10 @@ with plant("kernel_flipped"):
     ...  # whatever runs here has the bug
 ```
 
+`tinyunet check --plant kernel_flipped` does both, and shows who says what. Behind a bug's name stands the rung of the ladder that
+it is in, if it is in one: planting it picks this rung. *loops* is written in Python and a hundred times slower than what usually
+runs, so take small images; rungs of Winograd take float32 alone.
+
 In the tables, *seen by* counts properties of all parts; *gradient check* and *adjoint* say whether one of these would have been
 enough, a dash that there is nothing to differentiate. Behind a project's name # is an issue, PR# a pull request.
 """
@@ -232,7 +236,8 @@ def page(m: Matrix) -> str:
             bug = BUGS[name]
             known = f" *({bug.shipped or bug.known})*" if bug.shipped or bug.known else ""
             alone = [answer(bug, sees) for sees in (m.by_gradient_check(name), m.count(name, "adjoint"))]
-            lines.append(f"| `{name}` | {bug.says}{known} | {len(m.seen_by[name])} | {' | '.join(alone)} |")
+            rungs = "".join(f" ({rung})" for rung in bug.rungs.values())
+            lines.append(f"| `{name}`{rungs} | {bug.says}{known} | {len(m.seen_by[name])} | {' | '.join(alone)} |")
     return text + "\n".join(lines) + "\n"
 
 

@@ -54,7 +54,7 @@ ALLOWED = {
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
     "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
-    "data metrics inference evaluation checkpoint plot train_config train config demo catalogue course",
+    "data metrics inference evaluation checkpoint plot train_config train config demo bugs catalogue course",
     "__main__": "cli",
 }
 

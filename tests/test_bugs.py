@@ -152,6 +152,80 @@ def test_the_command_line_sees_a_bug(name, subject):
         assert CliRunner().invoke(cli.app, arguments).exit_code == 1
 
 
+# ---- on the command line ----
+
+
+@pytest.fixture
+def check():
+    """`tinyunet check` with arguments -> exit code, what it prints or the error that it ends in"""
+
+    def call(*arguments):
+        done = CliRunner().invoke(cli.app, ["check", *arguments])
+        return done.exit_code, str(done.exception) if isinstance(done.exception, ConfigError) else done.output
+
+    return call
+
+
+def test_a_bug_is_shown_and_then_who_sees_it(check):
+    """First the sentence and the diff, then the laws that fail with their messages, then the verdict; afterwards it is gone."""
+    code, out = check("--plant", "dx_is_mean_of_dy")
+    assert code == 1
+    bug = BUGS["dx_is_mean_of_dy"]
+    assert out.startswith(f"{bug.name}\n{bug.says}\n\n{diff(bug.name)}")
+    after = out[len(diff(bug.name)) :]
+    assert "relu.gradient_by_differences (gradient)\n    should   Every gradient equals" in after
+    last = "6 of 29 properties see it: reference 1, gradient 2, invariance 2, convention 1. A gradient check sees it."
+    assert out.splitlines()[-1] == last
+    assert check("--only", "relu")[0] == 0
+
+
+def test_the_page_shows_what_is_printed(check):
+    """The output in docs/properties.md is that of the command."""
+    page = (PAGE.parent / "properties.md").read_text(encoding="utf-8")
+    shown = page.partition("```\ndx_is_mean_of_dy\n")[2].partition("```")[0]
+    printed = check("--plant", "dx_is_mean_of_dy")[1].splitlines()
+    assert len(shown.splitlines()) > 30
+    assert [line for line in shown.splitlines() if line not in printed] == []
+
+
+def test_a_bug_in_a_rung_is_checked_there(check):
+    """The rung and what it costs are told; what is said of a gradient check counts only where there is one."""
+    code, out = check("--plant", "upconv_first_image_only", "--kind", "reference")
+    assert code == 1
+    assert "\n# It is in the rung upconv2x2='loops', which planting picks: loops in Python, a hundred times slower" in out
+    assert "upconv.forward_is_the_formula on loops (reference)" in out
+    assert out.splitlines()[-1] == "1 of 3 properties see it: reference 1."
+    assert "Known from: chelsea0x3b/dfdx#657" in out
+    code, out = check("--plant", "kernel_flipped", "--only", "conv2d.gradient_by_differences")
+    assert (code, out.splitlines()[-1]) == (0, "0 of 1 property sees it. No gradient check sees it.")
+
+
+def test_without_a_name_all_bugs_are_listed(check):
+    """By subject, each with its sentence, also in front of another option."""
+    code, out = check("--plant")
+    assert code == 0
+    assert all(f"\n  {name}: {bug.says}\n" in out for name, bug in BUGS.items())
+    assert out.startswith("conv2d\n  kernel_flipped: ")
+    assert f"\n{len(BUGS)} bugs. tinyunet check --plant kernel_flipped shows" in out
+    assert check("--plant", "--draws", "2") == (code, out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ties_to_al"], r"there is no planted bug 'ties_to_al'\. Did you mean ties_to_all.*\? All \d+ are in: .* --plant$"),
+        (["conv1x1"], r"there is no planted bug 'conv1x1'\. conv1x1 has: conv1x1_first_image_only\. All"),
+        (["zzz"], r"there is no planted bug 'zzz'\. All"),
+        (["ties_to_all", "my.py:my_pool"], r"--plant puts a bug into what comes with tinyunet, not into an op of your own"),
+    ],
+)
+def test_a_bug_that_there_is_none_of(arguments, said, check):
+    """The nearest names, or those of a subject, and where all are."""
+    code, error = check("--plant", *arguments)
+    assert code == 1
+    assert re.search(said, error)
+
+
 # ---- planting ----
 
 
@@ -215,6 +289,15 @@ def test_a_bug_in_a_rung_picks_the_rung(rng):
 def test_which_rung_a_bug_is_in(name, rungs):
     """Two ladders have a rung called "loops"; the function tells them apart."""
     assert BUGS[name].rungs == rungs
+
+
+def test_what_planting_does_besides_is_told():
+    """The note names the rung, and that it is slow or takes float32 alone; `diff` has it in front."""
+    assert BUGS["ties_to_all"].note == ""
+    assert BUGS["kernel_flipped"].note == "It is in the rung conv3x3='taps', which planting picks."
+    slow = BUGS["negative_index_wraps"]
+    assert slow.note.endswith(": loops in Python, a hundred times slower, so take small images.")
+    assert diff(slow.name).startswith(f"# {slow.note}\n--- a/tinyunet/rungs/loops.py\n")
 
 
 def test_two_bugs_at_a_time():

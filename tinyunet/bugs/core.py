@@ -51,6 +51,20 @@ class Bug(NamedTuple):
             return {}
         return {"upconv2x2" if name == "gemm" or function.startswith("upconv") else "conv3x3": name}
 
+    @property
+    def note(self) -> str:
+        """What planting does besides: "It is in the rung conv3x3='taps', which planting picks." "" if it is in no rung."""
+        module = self.where.partition(":")[0]
+        return "".join(f"It is in the rung {op}={name!r}, which planting picks{RUNGS.get(module, '')}."
+                       for op, name in self.rungs.items())  # fmt: skip
+
+
+RUNGS = {
+    "tinyunet.rungs.loops": ": loops in Python, a hundred times slower, so take small images",
+    "tinyunet.rungs.winograd1d": "; it takes float32 alone",
+    "tinyunet.rungs.winograd": "; it takes float32 alone",
+}
+"""What one has to know of a rung that is picked because a bug is in it."""
 
 WITH_BACKWARD = frozenset((
     "conv2d", "conv1x1", "upconv", "max_pool", "relu", "batch_norm", "batch_norm_eval", "batch_norm_layer", "dropout",
@@ -85,8 +99,10 @@ def plant(name: str) -> Iterator[Bug]:
         with plant("relu_on_logits"):
             model.forward(x)
 
-    Functions keep their identity and get other code, so that everyone who imported them by name sees the bug. One in a rung
-    of the ladder also picks this rung by hand, or it would not be seen.
+    Functions keep their identity and get other code, so that everyone who imported them by name sees the bug.
+
+    A bug in a rung of the ladder also picks this rung by hand, or it would not be seen: `Bug.rungs` says which, `Bug.note` what
+    that means. Some are in "loops", which is a hundred times slower than what runs usually.
 
     Not for threads: whatever else runs in this process has the bug too.
 
@@ -105,6 +121,8 @@ def plant(name: str) -> Iterator[Bug]:
 def diff(name: str) -> str:
     """A bug as a unified diff, with the names and line numbers of the real files.
 
+    Of a bug in a rung, a line in front says that `plant` picks this rung, and what that means; `patch` reads over it.
+
     Raises ConfigError for a name that does not exist.
     """
     bug = _bug(name)
@@ -112,7 +130,7 @@ def diff(name: str) -> str:
     for where, edits in _by_place(bug).items():
         place = find(where)
         files.setdefault(place.module, []).append((place, edits))
-    shown: list[str] = []
+    shown = [f"# {bug.note}"] if bug.note else []
     for module, changes in files.items():
         before = inspect.getsource(module).splitlines()
         after = before.copy()

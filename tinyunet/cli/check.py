@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import groupby
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
-from tinyunet.catalogue import CATALOGUE, OPS, SUBJECTS, Findings, Outcome, Property, check_on_rung, rungs_of
+from tinyunet.bugs import Bug, plant
+from tinyunet.catalogue import CATALOGUE, LADDERS, OPS, SUBJECTS, Findings, Outcome, Property, check_on_rung, rungs_of
 from tinyunet.catalogue.core import KINDS, order_of_mending
 from tinyunet.catalogue.findings import cause_of, explained, headline, held, told_once
 from tinyunet.catalogue.own import CALLS, LIMIT, OwnOutcome, check_file, guess_subject, split_target
+from tinyunet.cli import planted
 from tinyunet.cli.app import app
 from tinyunet.cli.terminal import Meter, out_console, say, table_of
 from tinyunet.data.sample import counted
@@ -27,9 +31,20 @@ CALLED = "\n\n".join(f"{subject}: {call.forward}{'; ' * bool(call.backward)}{cal
 """How every subject is called."""
 
 
-@app.command("check", epilog=f"SUBJECTS, and how an op of your own is called:\n\n{CALLED}\n\nforward returns the pair (y, ctx), "
-             "as a method too; ctx is what your backward needs. docs/properties.md has more.\n\n"
-             "Example: tinyunet check my_file.py:my_conv --kind gradient")  # fmt: skip
+class _Check(TyperCommand):
+    """The command, in which `--plant` may stand without a name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for k, (arg, after) in enumerate(zip(args, [*args[1:], "-"], strict=True)):
+            if arg == "--plant" and after.startswith("-"):
+                args[k] = "--plant="
+        return super().parse_args(ctx, args)
+
+
+@app.command("check", cls=_Check,
+             epilog=f"SUBJECTS, and how an op of your own is called:\n\n{CALLED}\n\nforward returns the pair (y, ctx), "
+                    "as a method too; ctx is what your backward needs. docs/properties.md has more.\n\n"
+                    "Example: tinyunet check my_file.py:my_conv --kind gradient")  # fmt: skip
 def check_(
     target: Annotated[
         str | None,
@@ -54,6 +69,11 @@ def check_(
     show_output: Annotated[
         bool, typer.Option("--show-output", help=f"show what your op prints, not only {LINES} lines where a property fails")
     ] = False,
+    plant_: Annotated[
+        str | None,
+        typer.Option("--plant", metavar="NAME", help="a bug to plant: show its diff, and which properties see it; without NAME, "
+                     "say all bugs", show_default=False),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="say the properties, without checking")] = False,
 ) -> None:
     """Check what every part must keep to: gradients, adjoints, invariances, conventions.
@@ -62,27 +82,32 @@ def check_(
 
     With FILE:NAME, the mathematics comes first, then the house rules (kind contract): dtype, layout, purity, refusals.
 
+    With --plant NAME, what comes with tinyunet while a bug is in it, by the properties of the parts that the bug names.
+
     Exit code 1 if the mathematics fails, or anything that --kind or --only asks for; house rules alone do not fail your op.
 
     FILE is run, with all your rights. That is no sandbox and no grader for people who cheat: check what you would run anyway.
     """
+    if target is not None and plant_ is not None:
+        raise ConfigError("check: --plant puts a bug into what comes with tinyunet, not into an op of your own. Leave one out.")
     path, name = split_target(target) if target is not None else (None, "")
     if target is None and subject is not None:
         raise ConfigError(f"check: --as says what an op of your own is. For ours use --only {subject}.")
     if target is not None and subject not in CALLS:
         subject = guess_subject(subject or name)
-    chosen = _chosen(SUBJECTS if subject is None else [subject], only or [], kind or [])
+    bug = planted.bug_named(plant_) if plant_ else None
+    if plant_ == "":
+        planted.list_bugs()
+        return
+    subjects = bug.subjects if bug and not only else SUBJECTS if subject is None else [subject]
+    chosen = _chosen(subjects, only or [], kind or [])
     if list_:
         _print_list(chosen)
         return
-    if path is None:
-        plan = [(prop, rung) for _, group in groupby(chosen, lambda p: p.subject) for rung, prop in _on_rungs(list(group))]
-        done = _gathered((check_on_rung(prop, rung, seed=seed, draws=draws) for prop, rung in plan), len(plan))
-        _print_table(done, by_kind=False)
-        _print_failures(done)
-        what = "property holds" if len(done) == 1 else "properties hold"
-        say(f"{held(done)} {what} ({counted(draws, 'draw')} each, seed {seed})")
-        failed = any(outcome.error for outcome in done)
+    if bug is not None:
+        holds = _check_planted(bug, chosen, seed=seed, draws=draws)
+    elif path is None:
+        holds = _check_ours(chosen, seed=seed, draws=draws)
     else:
         assert subject is not None
         _print_call(name, str(path), subject)
@@ -92,9 +117,33 @@ def check_(
         tried, cause = f"{counted(draws, 'draw')} each, seed {seed}", cause_of(own, seed=seed, draws=draws)
         findings = Findings(subject, own, asked=bool(kind or only), cause=cause, tried=tried)
         _report_own(findings)
-        failed = not findings.ok
-    if failed:
+        holds = findings.ok
+    if not holds:
         raise typer.Exit(1)
+
+
+def _check_ours(chosen: Sequence[Property], *, seed: int, draws: int) -> bool:
+    """Each op on all its rungs. -> whether everything holds"""
+    plan = [(prop, rung) for _, group in groupby(chosen, lambda p: p.subject) for rung, prop in _on_rungs(list(group))]
+    done = _gathered((check_on_rung(prop, rung, seed=seed, draws=draws) for prop, rung in plan), len(plan))
+    _print_table(done, by_kind=False)
+    _print_failures(done)
+    what = "property holds" if len(done) == 1 else "properties hold"
+    say(f"{held(done)} {what} ({counted(draws, 'draw')} each, seed {seed})")
+    return not any(outcome.error for outcome in done)
+
+
+def _check_planted(bug: Bug, chosen: Sequence[Property], *, seed: int, draws: int) -> bool:
+    """First the diff, then what fails while the bug is in. -> whether nothing does"""
+    planted.show(bug)
+    rungs = {prop.subject: bug.rungs.get(LADDERS.get(prop.subject, ""), "") for prop in chosen}
+    with plant(bug.name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a bug may well divide by zero
+        done = _gathered((check_on_rung(p, rungs[p.subject], seed=seed, draws=draws) for p in chosen), len(chosen))
+    say()
+    _print_failures(done)
+    say(planted.verdict(bug, done), style="bold")
+    return not any(outcome.error for outcome in done)
 
 
 def _gathered(outcomes: Iterable[T], total: int) -> list[T]:
