@@ -1,7 +1,9 @@
 """Plant every bug of `tinyunet.bugs`, run every property of the catalogue against it, and write down who saw what.
 
     python benchmarks/kill_matrix.py            some minutes on two cores
+    python benchmarks/kill_matrix.py --only kernel_flipped ties_to_all      these alone; the others stay as they were measured
     python benchmarks/kill_matrix.py --page     only write page and picture anew, from the results
+    python benchmarks/kill_matrix.py --new      bugs that were not measured yet
     python benchmarks/kill_matrix.py --check    exit with 1 if docs/kill_matrix.md is not what the results give
 
 Writes results/kill_matrix.json, docs/kill_matrix.md and docs/kill_matrix.png. All properties count, of all parts. Those that
@@ -16,7 +18,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import CodeType, FrameType
@@ -52,7 +54,8 @@ GRADIENT_CHECKS = ("differences", "complex_step")
 TEXT = """# Who sees which bug
 
 `tinyunet.bugs` holds {total} bugs, each a change of a few lines. Of {shipped} a thread of another project tells, as they
-stand or in like manner. Each was planted by itself, and all {properties} properties of the catalogue were run against it.
+stand or in like manner. Each was planted by itself, and all {properties} properties of the catalogue were run against
+it{earlier}.
 `benchmarks/kill_matrix.py` writes this page; a test fails if a bug is not seen by any property of the parts that it names.
 
 - Seen: {seen} of {total}. Not seen by anything: {survivors}.
@@ -91,6 +94,7 @@ enough, a dash that there is nothing to differentiate. Behind a project's name #
 
 AREAS = {
     "Convolution": ("conv2d", "conv1x1"),
+    "Convolution in float32": ("conv2d_float32",),
     "Up-convolution": ("upconv",),
     "Max-pooling": ("max_pool",),
     "ReLU": ("relu",),
@@ -113,6 +117,9 @@ AREAS = {
 MARKS = {"seen": "●", "missed": "○", "none": "–"}
 """In the picture, what a gradient check says of a bug."""
 
+REFUSED = "was picked by hand but cannot run this: it takes float32"
+"""In the error of a rung that has no answer in float64."""
+
 Calls = dict[str, set[CodeType]]
 """Property, as "subject.name" -> the code of tinyunet that it runs"""
 
@@ -123,7 +130,10 @@ def properties() -> dict[str, Property]:
 
 
 def calls_without_bug(rungs: dict[str, str]) -> Calls:
-    """Run every property on some rungs and note what it calls; ends the program if one fails."""
+    """Run every property on some rungs and note what it calls; ends the program if one fails.
+
+    A rung that takes float32 alone refuses what is about float64: those properties do not meet its bugs.
+    """
     calls: Calls = {}
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -137,7 +147,9 @@ def calls_without_bug(rungs: dict[str, str]) -> Calls:
             sys.setprofile(note)
             outcome = check_on_rung(prop)
             sys.setprofile(None)
-            if outcome.error:
+            if REFUSED in outcome.error:
+                del calls[name]
+            elif outcome.error:
                 raise SystemExit(f"Without any bug {name} fails: {outcome.error}. Mend it first.")
     return calls
 
@@ -163,18 +175,25 @@ def area_of(name: str) -> str:
     return next(area for area, subjects in AREAS.items() if BUGS[name].subjects[0] in subjects)
 
 
-def measure(jobs: int) -> dict[str, Any]:
-    """Run everything that a bug can reach against it."""
+def measure(jobs: int, names: Sequence[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Run everything that some bugs can reach against them; of the others keep what was measured before.
+
+    -> properties by name and kind; by bug, the properties that see it, and when it was measured with how many properties
+    """
     began = time.perf_counter()
-    calls = {str(rungs): calls_without_bug(rungs) for rungs in _different(bug.rungs for bug in BUGS.values())}
+    calls = {str(rungs): calls_without_bug(rungs) for rungs in _different(BUGS[name].rungs for name in names)}
     print(f"{time.perf_counter() - began:6.0f} s  {len(properties())} properties hold without a bug", flush=True)
-    candidates = [concerned(name, calls[str(bug.rungs)]) for name, bug in BUGS.items()]
-    seen = {}
+    candidates = [concerned(name, calls[str(BUGS[name].rungs)]) for name in names]
+    kinds = {name: prop.kind for name, prop in properties().items()}
+    seen = {name: [by for by in found if by in kinds] for name, found in before["seen_by"].items() if name in BUGS}
+    measured = {name: how for name, how in before["measured"].items() if name in BUGS}
+    now = {"date": time.strftime("%Y-%m-%d"), "properties": len(kinds)}
     with ProcessPoolExecutor(jobs) as pool:
-        for name, tried, by in zip(BUGS, candidates, pool.map(seen_by, BUGS, candidates), strict=True):
-            seen[name] = by
+        for name, tried, by in zip(names, candidates, pool.map(seen_by, names, candidates), strict=True):
+            seen[name], measured[name] = by, now
             print(f"{time.perf_counter() - began:6.0f} s  {name}: seen by {len(by)} of {len(tried)} that meet it", flush=True)
-    return {"properties": {name: prop.kind for name, prop in properties().items()}, "seen_by": seen}
+    return {"properties": kinds, "seen_by": {name: seen[name] for name in BUGS if name in seen},
+            "measured": {name: measured[name] for name in BUGS if name in measured}}  # fmt: skip
 
 
 def _different(rungs: Iterable[dict[str, str]]) -> list[dict[str, str]]:
@@ -185,8 +204,12 @@ class Matrix:
     """The results, as page and picture need them."""
 
     def __init__(self, results: dict[str, Any]) -> None:
+        if missing := [name for name in BUGS if name not in results["seen_by"]]:
+            raise SystemExit(f"Not measured yet: {', '.join(missing)}. Run benchmarks/kill_matrix.py --new.")
         self.kind: dict[str, str] = results["properties"]
         self.seen_by: dict[str, list[str]] = {name: results["seen_by"][name] for name in BUGS}
+        counts = [how["properties"] for how in results["measured"].values()]
+        self.earlier = {n: counts.count(n) for n in sorted(set(counts)) if n != len(self.kind)}
         self.areas = {area: [name for name in BUGS if area_of(name) == area] for area in AREAS}
 
     def count(self, name: str, kind: str) -> int:
@@ -217,6 +240,7 @@ def page(m: Matrix) -> str:
         total=len(BUGS),
         shipped=sum(bool(bug.shipped) for bug in BUGS.values()),
         properties=len(m.kind),
+        earlier="".join(f" ({bugs} bugs when there were {n})" for n, bugs in m.earlier.items()),
         seen=sum(map(bool, m.seen_by.values())),
         survivors=", ".join(f"`{name}`" for name, by in m.seen_by.items() if not by) or "none",
         differentiable=len(differentiable),
@@ -271,7 +295,7 @@ def picture(m: Matrix) -> Figure:
                     if n:
                         ink = "white" if norm(n) > 0.5 else "black"
                         axis.text(x + 0.5, y, str(n), ha="center", va="center", fontsize=7, color=ink)
-        axis.set(xlim=(-0.02, len(KINDS) + 0.02), ylim=(rows + 0.5, 0.3))
+        axis.set(xlim=(-0.02, len(KINDS) + 0.02), ylim=(rows + 0.7, 0.3))
         axis.set_xticks([x + 0.5 for x in range(len(KINDS))], KINDS, rotation=40, ha="left", fontsize=8.5)
         axis.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False, labelleft=False, length=0)
         axis.spines[:].set_visible(False)
@@ -307,9 +331,17 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write page and picture anew")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--check", action="store_true", help="exit with 1 if the page is not what the results give")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--only", nargs="+", metavar="BUG", help="measure these bugs; the others stay as they are")
+    chosen.add_argument("--new", action="store_true", help="measure the bugs that were not measured yet")
     args = parser.parse_args()
     if not (args.page or args.check):
-        save("kill_matrix", measure(args.jobs))
+        path = RESULTS / "kill_matrix.json"
+        before = json.loads(path.read_text()) if args.only or args.new else {"seen_by": {}, "measured": {}}
+        names = args.only or [name for name in BUGS if name not in before["seen_by"]]
+        if unknown := [name for name in names if name not in BUGS]:
+            parser.error(f"there is no bug {', '.join(unknown)}; tinyunet check --plant lists them")
+        save("kill_matrix", measure(args.jobs, names, before))
     matrix = Matrix(json.loads((RESULTS / "kill_matrix.json").read_text()))
     path = DOCS / "kill_matrix.md"
     if args.check:

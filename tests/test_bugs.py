@@ -130,7 +130,7 @@ def test_only_gradient_checks_count_as_gradient_checks(monkeypatch):
     script = importlib.import_module("kill_matrix")
     kinds = {"a.gradient_by_differences": "gradient", "b.differences_are_even": "invariance", "c.reach_every": "gradient"}
     for prop, sees in zip(kinds, (True, False, False), strict=True):
-        matrix = script.Matrix({"properties": kinds, "seen_by": {name: [prop] for name in BUGS}})
+        matrix = script.Matrix({"properties": kinds, "seen_by": {name: [prop] for name in BUGS}, "measured": {}})
         assert matrix.by_gradient_check("kernel_flipped") is sees
         assert matrix.judged("kernel_flipped") == ("seen" if sees else "missed")
         assert matrix.judged("biases_not_counted") == "none"
@@ -208,6 +208,15 @@ def test_without_a_name_all_bugs_are_listed(check):
     assert out.startswith("conv2d\n  kernel_flipped: ")
     assert f"\n{len(BUGS)} bugs. tinyunet check --plant kernel_flipped shows" in out
     assert check("--plant", "--draws", "2") == (code, out)
+
+
+def test_without_any_argument_everything_is_checked(check, monkeypatch):
+    """All subjects, and no bug is planted."""
+    asked = []
+    module = importlib.import_module("tinyunet.cli.check")
+    monkeypatch.setattr(module, "_check_ours", lambda chosen, **how: asked.append({p.subject for p in chosen}) is None)
+    assert check()[0] == 0
+    assert asked == [set(CATALOGUE)]
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,94 @@ bug(
     "The bias gradient adds up one pixel of each 2x2 block: a quarter of what it should be, on average.",
     Edit("tinyunet.ops.upconv:upconv_backward", "channel_sum(dy)", "channel_sum(dy[:, ::2, ::2])"),
 )
+bug(
+    "strip_without_its_halo", "conv2d_float32 conv2d",
+    "A strip that is not the last takes zeros for the two rows below it, which its last rows need: small images are right, large "
+    "ones have a seam below every strip.",
+    Edit("tinyunet.rungs.strips:forward", "padded_rows(x[n], start", "padded_rows(x[n, :stop] if stop < rows else x[n], start"),
+)
+bug(
+    "last_group_of_strips_alone", "conv2d_float32 conv2d",
+    "The weight gradient keeps the sum of the last group of strips and loses the others: right for small images, and a "
+    "fraction of the gradient for large ones.",
+    Edit("tinyunet.rungs.strips:grad_w", "reduce(np.add, each(products, jobs), ", "reduce(np.add, each(products, jobs)[-1:], "),
+)
+bug(
+    "stale_rows_below", "conv2d_float32 conv2d",
+    "The rows of zeros below the image are not written, since fresh memory is zero anyway: work memory is not fresh, and the "
+    "border holds what was computed before.",
+    Edit("tinyunet.rungs.strips:padded_rows", "    rows[below:] = 0\n", ""),
+)
+bug(
+    "run_begins_one_row_late", "conv2d_float32 conv2d",
+    "The weight gradient of the last row of the kernel takes the columns of the row above: two thirds of it are right, and the "
+    "loss falls.",
+    Edit("tinyunet.rungs.strips:grad_w", "written[r : r + h]", "written[min(r, 1) : min(r, 1) + h]"),
+)
+bug(
+    "rest_of_the_wrong_rows", "conv2d_float32",
+    "Where four does not divide the height, the last tile gives its last rows instead of its first: right for every height "
+    "that is a multiple of four.",
+    Edit("tinyunet.rungs.winograd1d:correlate", "A.T[: len(rest)]", "A.T[-len(rest) :]"),
+)
+bug(
+    "wrapped_runs_count", "conv2d_float32",
+    "Runs that wrap around the end of a row are multiplied by whatever the work memory holds instead of by zero: the weight "
+    "gradient depends on what was computed before.",
+    Edit("tinyunet.rungs.winograd1d:grad_w", "            m[:, :, cols:] = 0  # runs that wrap around count nothing\n", ""),
+)
+bug(
+    "inverse_for_transpose", "conv2d_float32",
+    "Backward undoes the kernel's transform with its pseudo-inverse, where the gradient of a linear map is its transpose: each "
+    "row of dw is a mixture of all three.",
+    Edit("tinyunet.rungs.winograd1d:grad_w", "return G.T @ du", "return np.linalg.pinv(G) @ du"),
+)
+bug(
+    "two_of_three_runs", "conv2d_float32",
+    "Pixels that begin a run are taken by threes, and the third of three is forgotten: every third column keeps what the work "
+    "memory held.",
+    Edit("tinyunet.rungs.winograd1d:runs", "range(3)", "range(2)"),
+)
+bug(
+    "points_rounded", "conv2d_float32",
+    "The transform of the kernel is written down with two decimals: results are off by three hundredths, which looks like noise "
+    "and is the same every time.",
+    Edit("tinyunet.rungs.winograd:kernel", "np.kron(G, G)", "np.kron(G, np.round(G, 2))"),
+)
+bug(
+    "transform_not_transposed", "conv2d_float32",
+    "The second factor of B^T d B is B where it should be B^T, as rows and columns are treated alike in the text: nothing fits, "
+    "forward and backward.",
+    Edit("tinyunet.rungs.winograd:transform_rows", "np.matmul(B.T, tiles,", "np.matmul(B, tiles,"),
+)
+bug(
+    "winograd_flip_forgotten", "conv2d_float32",
+    "The transformed kernel is not turned by 180 degrees for the gradient by the image: forward is right, and deeper layers "
+    "learn from a gradient that points elsewhere.",
+    Edit("tinyunet.rungs.winograd:kernel", "both[:, ::-1] if flip else both", "both"),
+)
+bug(
+    "channels_exchanged_unless_as_many", "conv2d_float32",
+    "Input and output channels change places for the gradient by the image only where their numbers differ, since else it runs "
+    "without: wrong in every layer that keeps its width.",
+    Edit("tinyunet.rungs.winograd:correlate", "u.transpose(0, 2, 1) if flip else u",
+         "u.transpose(0, 2, 1) if flip and w.shape[2] != w.shape[3] else u"),
+)
+bug(
+    "tiles_cut_at_the_wrong_end", "conv2d_float32",
+    "A tile that reaches beyond the map loses its first rows and columns instead of its last: the map moves by up to three "
+    "pixels, unless its sides are multiples of four.",
+    Edit("tinyunet.rungs.winograd:give_rows", "[: y.shape[0], : y.shape[1]]", "[-y.shape[0] :, -y.shape[1] :]"),
+)
+bug(
+    "one_name_for_two_arrays", "conv2d_float32",
+    "Two arrays share a name in the work memory, so that writing the first block of channels destroys what the next blocks read: "
+    "right up to 64 channels.",
+    Edit("tinyunet.rungs.winograd:all_tiles", 'workspace("all tiles"', 'workspace("tiles"'),
+)
+bug(
+    "winograd_gradient_of_one_image", "conv2d_float32",
+    "Where channels are many and tiles few, the tiles of every image get the gradient of the first one: right for one image a "
+    "step.",
+    Edit("tinyunet.rungs.winograd:grad_w", "take_gradient(dy[n, :, :, job]", "take_gradient(dy[0, :, :, job]"),
+)

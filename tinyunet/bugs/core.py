@@ -67,8 +67,8 @@ RUNGS = {
 """What one has to know of a rung that is picked because a bug is in it."""
 
 WITH_BACKWARD = frozenset((
-    "conv2d", "conv1x1", "upconv", "max_pool", "relu", "batch_norm", "batch_norm_eval", "batch_norm_layer", "dropout",
-    "crop_concat", "mirror_pad", "softmax_cross_entropy", "sigmoid_cross_entropy", "unet",
+    "conv2d", "conv2d_float32", "conv1x1", "upconv", "max_pool", "relu", "batch_norm", "batch_norm_eval", "batch_norm_layer",
+    "dropout", "crop_concat", "mirror_pad", "softmax_cross_entropy", "sigmoid_cross_entropy", "unet",
 ))  # fmt: skip
 """Subjects of the catalogue that have a backward pass."""
 

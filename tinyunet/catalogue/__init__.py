@@ -23,6 +23,7 @@ from tinyunet import ladder
 from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     augment,
     conv,
+    conv_float32,
     crop,
     dropout,
     loss,
@@ -44,16 +45,20 @@ from tinyunet.catalogue.findings import Findings, check_own
 SUBJECTS = tuple(dict.fromkeys((*OPS, *CATALOGUE)))
 """All subjects, ops first."""
 
-LADDERS = {"conv2d": "conv3x3", "upconv": "upconv2x2"}
+LADDERS = {"conv2d": "conv3x3", "conv2d_float32": "conv3x3", "upconv": "upconv2x2"}
 """Subject -> the ladder that its op picks a rung from."""
+
+IN_FLOAT32 = ("conv2d_float32",)
+"""Subjects that are checked in float32 and not in float64."""
 
 
 def rungs_of(subject: str) -> tuple[str, ...]:
-    """The rungs that a subject is checked on, in float64; one without a name where there is no ladder."""
+    """The rungs that a subject is checked on, those that take its dtype; one without a name where there is no ladder."""
     if subject not in LADDERS:
         return ("",)
-    one = np.zeros((1, 1, 1, 1))
-    return tuple(name for name in ladder.rungs(LADDERS[subject]) if name in ladder.able(LADDERS[subject], one, one))
+    dtype = np.float32 if subject in IN_FLOAT32 else np.float64
+    able = ladder.able(LADDERS[subject], np.zeros((1, 3, 3, 1), dtype), np.zeros((3, 3, 1, 1), dtype))
+    return tuple(name for name in ladder.rungs(LADDERS[subject]) if name in able)
 
 
 def check_on_rung(prop: Property, rung: str = "", *, seed: int = 0, draws: int = 5) -> Outcome:

@@ -183,12 +183,12 @@ def a_large_map(op: Op, draw: Draw) -> None:
     """A map too large for one piece of work memory gives the same as a sum of shifted matrix products."""
     c, o = draw.choice(((32, 33), (33, 32)))
     normal = draw.rng.standard_normal
-    x, w, b = normal((1, 32, 34, c)), normal((3, 3, c, o)), normal(o)
+    x, w, b = normal((1, 38, 34, c)), normal((3, 3, c, o)), normal(o)
     y, ctx = convolve(op, x, w, b)
-    dy = normal((1, 30, 32, o))
+    dy = normal((1, 36, 32, o))
     expected, dx, dw = np.broadcast_to(b, dy.shape).copy(), np.zeros(x.shape), np.empty(w.shape)
     for r, s in product(range(3), range(3)):
-        window = np.s_[:, r : r + 30, s : s + 32]
+        window = np.s_[:, r : r + 36, s : s + 32]
         expected += x[window] @ w[r, s]
         dx[window] += dy @ w[r, s].T
         dw[r, s] = x[window].reshape(-1, c).T @ dy.reshape(-1, o)

@@ -36,6 +36,7 @@ def no_backward(*_: Any) -> Any:
 
 OPS: dict[str, Op] = {
     "conv2d": Op(ops.conv2d_forward, ops.conv2d_backward),
+    "conv2d_float32": Op(ops.conv2d_forward, ops.conv2d_backward),
     "conv1x1": Op(ops.conv2d_forward, ops.conv2d_backward),
     "upconv": Op(ops.upconv_forward, ops.upconv_backward),
     "max_pool": Op(ops.max_pool_forward, ops.max_pool_backward),

@@ -21,7 +21,7 @@ from tinyunet.errors import CheckError
 class Case(NamedTuple):
     """One way to call an op: y, ctx = forward(*arguments.values()), gradients = backward(dy, ctx)."""
 
-    arguments: dict[str, Array]  # float64, what has a gradient
+    arguments: dict[str, Array]  # what has a gradient; float64 but for what is about another dtype
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     shape: tuple[int, ...]  # of y
@@ -29,11 +29,19 @@ class Case(NamedTuple):
     linear: tuple[str, ...] = ()  # arguments in which y is linear, but for a constant
     name: str = ""  # of this way to call it: "padding='same'"
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its arguments."""
+        return next(iter(self.arguments.values())).dtype
+
 
 Cases = Callable[[Op, Draw], Iterator[Case]]
 Law = Callable[[Case, Draw], None]
 
 LAWS: dict[str, tuple[Kind, Law]] = {}
+
+FLOAT32 = 2e-5
+"""What results in float32 may be off by, relative to the largest one."""
 
 OF_LINEAR_OPS = ("backward_is_the_adjoint", "linear_where_it_should_be")
 OF_PARAMETERS = ("a_nan_in_a_parameter_is_not_hidden",)
@@ -181,6 +189,7 @@ def _copied(arguments: dict[str, Array]) -> dict[str, Array]:
 
 
 def _compare(case: Case, found: _Results, expected: _Results, why: str, rtol: float = 1e-12) -> None:
+    rtol = max(rtol, 2 * FLOAT32) if case.dtype == np.float32 else rtol  # twice: both may be off
     require_close(f"y {why}", found.y, expected.y, rtol=rtol, scale=1.0)
     for name in case.arguments:
         require_close(f"d{name} {why}", found.gradients[name], expected.gradients[name], rtol=rtol, scale=1.0)
@@ -318,7 +327,7 @@ def float32_is_float64_rounded(case: Case, draw: Draw) -> None:
     single = {name: v.astype(np.float32) for name, v in case.arguments.items()}
     exact = _both(case, draw, {name: v.astype(np.float64) for name, v in single.items()})
     rounded = _both(case, draw, single, exact.dy.astype(np.float32))
-    _compare(case, rounded, exact, "in float32", rtol=2e-5)
+    _compare(case, rounded, exact, "in float32", rtol=FLOAT32)
 
 
 @law("contract")
@@ -418,10 +427,10 @@ def read_only_arrays(case: Case, draw: Draw) -> None:
 def broadcast_arrays(case: Case, draw: Draw) -> None:
     """Arrays whose strides are 0, as np.broadcast_to makes them, work as arguments and as dy."""
     thin = {
-        name: np.broadcast_to(draw.rng.standard_normal(v.shape[-1]), v.shape) if name in case.mapped else v
+        name: np.broadcast_to(np.asarray(draw.rng.standard_normal(v.shape[-1]), v.dtype), v.shape) if name in case.mapped else v
         for name, v in case.arguments.items()
     }
-    dy = np.broadcast_to(draw.rng.standard_normal(case.shape[-1:]), case.shape)
+    dy = np.broadcast_to(np.asarray(draw.rng.standard_normal(case.shape[-1:]), case.dtype), case.shape)
     full = {name: np.ascontiguousarray(v) for name, v in thin.items()}
     expected = _both(case, draw, full, np.ascontiguousarray(dy) if dy.ndim else dy)
     _compare(case, _both(case, draw, thin, dy), expected, "for broadcast arrays")
@@ -435,7 +444,7 @@ def broadcast_arrays(case: Case, draw: Draw) -> None:
 @law("contract")
 def hard_values_stay_finite(case: Case, draw: Draw) -> None:
     """Ties, zeros, denormals and +-10,000 give finite results in both directions, and no warning."""
-    arguments = {name: hard(draw, v.shape) if name in case.mapped else v for name, v in case.arguments.items()}
+    arguments = {name: hard(draw, v.shape).astype(v.dtype) if name in case.mapped else v for name, v in case.arguments.items()}
     with np.errstate(divide="raise", over="raise", invalid="raise"):
         results = _both(case, draw, arguments)
     require(bool(np.isfinite(results.y).all()), "y is not finite for finite values")
@@ -481,7 +490,7 @@ def a_nan_in_dy_is_not_hidden(case: Case, draw: Draw) -> None:
     """A NaN in dy shows in every gradient."""
     _, ctx = pair_of(case.forward(*case.arguments.values()))
     with np.errstate(all="ignore"):
-        gradients = gradients_of(case, np.full(case.shape, np.nan), ctx)
+        gradients = gradients_of(case, np.full(case.shape, np.nan, case.dtype), ctx)
     for name, gradient in zip(case.arguments, gradients, strict=True):
         require(bool(np.isnan(gradient).any()), f"dy is NaN, and d{name} has none")
 
@@ -502,7 +511,7 @@ def a_dy_of_another_shape_is_refused(case: Case, draw: Draw) -> None:
     """Backward refuses a dy whose shape is not that of y, with an error that says so."""
     _, ctx = pair_of(case.forward(*case.arguments.values()))
     taller = (case.shape[0], case.shape[1] + 2, *case.shape[2:])
-    require_refused(f"a dy of shape {taller} for a y of {case.shape}", lambda: case.backward(np.zeros(taller), ctx))
+    require_refused(f"a dy of shape {taller} for a y of {case.shape}", lambda: case.backward(np.zeros(taller, case.dtype), ctx))
 
 
 @law("contract")

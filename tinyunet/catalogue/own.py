@@ -84,6 +84,7 @@ OF_LOSSES = ("backward(ctx) takes no dy: a loss is where it begins. E, the loss,
 
 CALLS = {
     "conv2d": Call("forward(x, w, b), or forward(x, w, b, padding)", ("dx", "dw", "db")),
+    "conv2d_float32": Call("forward(x, w, b), or forward(x, w, b, padding)", ("dx", "dw", "db"), "Everything is float32 here."),
     "conv1x1": Call("forward(x, w, b), with w of shape (1, 1, C, O)", ("dx", "dw", "db")),
     "upconv": Call("forward(x, w, b), with w of shape (2, 2, O, C)", ("dx", "dw", "db")),
     "max_pool": Call("forward(x)", ("dx",)),
@@ -102,6 +103,7 @@ CALLS = {
 
 WORDS = {
     "conv2d": ("conv2d", "conv3x3", "conv"),
+    "conv2d_float32": ("conv2dfloat32", "convfloat32", "winograd"),
     "conv1x1": ("conv1x1", "conv2d1x1", "pointwise"),
     "upconv": ("upconv", "upconv2x2", "deconv", "convtranspose", "transposedconv", "convtransposed", "transposeconv"),
     "max_pool": ("maxpool", "maxpooling", "pool", "pooling"),

@@ -35,10 +35,8 @@ class _Check(TyperCommand):
     """The command, in which `--plant` may stand without a name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for k, (arg, after) in enumerate(zip(args, [*args[1:], "-"], strict=True)):
-            if arg == "--plant" and after.startswith("-"):
-                args[k] = "--plant="
-        return super().parse_args(ctx, args)
+        alone = [arg == "--plant" and (k + 1 == len(args) or args[k + 1].startswith("-")) for k, arg in enumerate(args)]
+        return super().parse_args(ctx, ["--plant=" if nameless else arg for arg, nameless in zip(args, alone, strict=True)])
 
 
 @app.command("check", cls=_Check,
