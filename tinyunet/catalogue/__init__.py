@@ -29,6 +29,7 @@ from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     loss,
     metrics,
     net,
+    net_weights,
     norm,
     optim,
     pad,
@@ -36,6 +37,7 @@ from tinyunet.catalogue import (  # noqa: F401  each enters its properties
     relu,
     tiling,
     training,
+    training_data,
     upconv,
     weight_map,
 )
