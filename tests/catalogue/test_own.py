@@ -407,6 +407,7 @@ def test_well_known_mistakes_of_pooling_are_named(folder, main):
     code, out, _ = main("others.py:last_pool", "--kind", "reference", "--kind", "convention", "--draws", 10)
     assert code == 1
     assert out.count("It equals that of a backward pass that gives dy to the last of equal values.") == 2
+    assert "\ncause?  it fails exactly as the planted bug ties_to_the_last does: " in out
 
 
 def test_how_a_loss_is_called_is_said(folder, main):
