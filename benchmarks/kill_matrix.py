@@ -42,15 +42,14 @@ from tinyunet import rung
 from tinyunet.bugs import BUGS, Bug, plant
 from tinyunet.bugs.core import empty_caches, find
 from tinyunet.catalogue import CATALOGUE, Property, check_on_rung
+from tinyunet.catalogue.core import is_gradient_check
+from tinyunet.data.sample import counted
 from tinyunet.plot import save as save_figure
 
 SOURCE = Path(tinyunet.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 
 KINDS = ("gradient", "adjoint", "reference", "invariance", "convention", "contract")
-GRADIENT_CHECKS = ("differences", "complex_step")
-"""In the names of properties that compare backward with how forward changes, of an op or of the whole network."""
-
 TEXT = """# Who sees which bug
 
 `tinyunet.bugs` holds {total} bugs, each a change of a few lines. Of {shipped} a thread of another project tells, as they
@@ -216,9 +215,9 @@ class Matrix:
         """How many properties of a kind see a bug."""
         return sum(self.kind[by] == kind for by in self.seen_by[name])
 
-    def by_gradient_check(self, name: str, checks: tuple[str, ...] = GRADIENT_CHECKS) -> bool:
-        """Whether a gradient check of any sort, or of one, sees a bug."""
-        return any(self.kind[by] == "gradient" and check in by for by in self.seen_by[name] for check in checks)
+    def by_gradient_check(self, name: str, *ways: str) -> bool:
+        """Whether a gradient check of any sort, or of some, sees a bug."""
+        return any(is_gradient_check(self.kind[by], by, *ways) for by in self.seen_by[name])
 
     def judged(self, name: str) -> str:
         """What a gradient check says: "seen", "missed", or "none" where there is nothing to differentiate."""
@@ -240,12 +239,12 @@ def page(m: Matrix) -> str:
         total=len(BUGS),
         shipped=sum(bool(bug.shipped) for bug in BUGS.values()),
         properties=len(m.kind),
-        earlier="".join(f" ({bugs} bugs when there were {n})" for n, bugs in m.earlier.items()),
+        earlier="".join(f" ({counted(bugs, 'bug')} when there were {n})" for n, bugs in m.earlier.items()),
         seen=sum(map(bool, m.seen_by.values())),
         survivors=", ".join(f"`{name}`" for name, by in m.seen_by.items() if not by) or "none",
         differentiable=len(differentiable),
         checked=len(checked),
-        differences=sum(m.by_gradient_check(name, ("differences",)) for name in checked),
+        differences=sum(m.by_gradient_check(name, "differences") for name in checked),
         adjoint=len(adjoint),
         consistent=len(set(differentiable) - set(checked) - set(adjoint)),
         others=len(BUGS) - len(differentiable),

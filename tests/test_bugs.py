@@ -136,6 +136,20 @@ def test_only_gradient_checks_count_as_gradient_checks(monkeypatch):
         assert matrix.judged("biases_not_counted") == "none"
 
 
+def test_the_page_says_what_was_measured_before(monkeypatch):
+    """Bugs that met fewer properties than there are now are counted apart; one that was not measured is named."""
+    monkeypatch.syspath_prepend(str(PAGE.parents[1] / "benchmarks"))
+    script = importlib.import_module("kill_matrix")
+    kinds = {"a.gradient_by_differences": "gradient", "b.law": "invariance"}
+    measured = {name: {"date": "2026-01-01", "properties": 2 - (name == "ties_to_all")} for name in BUGS}
+    results = {"properties": kinds, "seen_by": {name: ["b.law"] for name in BUGS}, "measured": measured}
+    said = " ".join(script.page(script.Matrix(results)).split())
+    assert "all 2 properties of the catalogue were run against it (1 bug when there were 1)." in said
+    del results["seen_by"]["ties_to_all"]
+    with pytest.raises(SystemExit, match=r"Not measured yet: ties_to_all\. Run benchmarks/kill_matrix\.py --new"):
+        script.Matrix(results)
+
+
 def test_the_page_lists_every_bug():
     """docs/kill_matrix.md was written for the bugs that there are: run benchmarks/kill_matrix.py after a change."""
     page = PAGE.read_text(encoding="utf-8")

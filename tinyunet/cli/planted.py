@@ -8,15 +8,12 @@ from difflib import get_close_matches
 
 from tinyunet.bugs import BUGS, Bug, diff
 from tinyunet.catalogue import SUBJECTS, Outcome
-from tinyunet.catalogue.core import KINDS
+from tinyunet.catalogue.core import KINDS, is_gradient_check
 from tinyunet.cli.terminal import say
 from tinyunet.errors import ConfigError
 
 COLOURS = {"+++": "bold", "---": "bold", "@@ ": "cyan"}
 """Of the lines of a diff that begin so; others that begin with + or - are green or red."""
-
-GRADIENT_CHECKS = ("differences", "complex_step")
-"""In the names of properties that compare backward with how forward changes."""
 
 
 def list_bugs() -> None:
@@ -64,7 +61,7 @@ def verdict(bug: Bug, outcomes: Sequence[Outcome]) -> str:
     kinds = Counter(prop.kind for prop in seen)
     by = ": " + ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]) if seen else ""
     says = f"{len(seen)} of {len(outcomes)} {'property sees' if len(outcomes) == 1 else 'properties see'} it{by}."
-    checks = [o for o in outcomes if o.property.kind == "gradient" and any(word in o.property.name for word in GRADIENT_CHECKS)]
+    checks = [o for o in outcomes if is_gradient_check(o.property.kind, o.property.name)]
     if bug.differentiable and checks:
         says += " A gradient check sees it." if any(o.error for o in checks) else " No gradient check sees it."
     return says
