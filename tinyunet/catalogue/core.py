@@ -90,7 +90,7 @@ def order_of_mending(prop: Property) -> int:
 
 
 def is_gradient_check(kind: str, name: str, *ways: str) -> bool:
-    """Whether a property compares backward with how forward changes, by differences or a complex step, or in some of these ways."""
+    """Whether a property compares backward with how forward changes, by differences or a complex step, or some of these ways."""
     return kind == "gradient" and any(way in name for way in ways or ("differences", "complex_step"))
 
 
