@@ -27,9 +27,13 @@ def test_every_option_is_documented():
     """No option and no argument goes without a word."""
     import typer
 
-    group = typer.main.get_command(cli.app)
-    assert set(group.commands) == set(COMMANDS)
-    every = [(name, option) for name, command in group.commands.items() for option in command.params]
+    def walk(group, before=""):  # a group's commands by their full names: "course start"
+        for name, command in group.commands.items():
+            yield from walk(command, f"{before}{name} ") if hasattr(command, "commands") else [(before + name, command)]
+
+    commands = dict(walk(typer.main.get_command(cli.app)))
+    assert set(commands) == set(COMMANDS)
+    every = [(name, option) for name, command in commands.items() for option in command.params]
     assert len(every) > 60
     assert [f"{name} {option.name}" for name, option in every if not option.help] == []
 
