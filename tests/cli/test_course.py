@@ -11,9 +11,6 @@ from tinyunet.cli.app import app
 from tinyunet.errors import ConfigError
 
 
-pytest.importorskip("jupytext", reason="jupytext, of the extra `test`, is not installed")
-
-
 @pytest.fixture
 def run():
     """run("start", ...) -> what it prints; errors come through."""
