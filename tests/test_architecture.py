@@ -50,7 +50,8 @@ ALLOWED = {
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
     "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim bugs check "
     "data metrics inference evaluation checkpoint plot train_config train",
-    "course": "errors backend files ladder ops data catalogue bugs plot",
+    "course": "errors backend files ladder rungs spec shapes init ops layers unet probe optim cuda check bugs catalogue "
+    "data metrics inference plot train_config train",  # exercises are about any of these
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
     "cli": "tinyunet errors backend parallel files signals spec shapes unet check "

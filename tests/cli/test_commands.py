@@ -18,7 +18,7 @@ from tinyunet.errors import DataError
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_gives_an_example(main, command):
     """--help of every command: what it does, every option documented, one example that starts with the command."""
-    code, out, _ = main(command, "--help")
+    code, out, _ = main(*command.split(), "--help")
     assert code == 0
     assert f"Example: tinyunet {command} " in one_line(out)
 

@@ -10,8 +10,6 @@ from tinyunet.cli import course
 from tinyunet.cli.app import app
 from tinyunet.errors import ConfigError
 
-pytest.importorskip("jupytext", reason="jupytext, of the extra `test`, is not installed")
-
 
 @pytest.fixture
 def run():

@@ -78,7 +78,7 @@ def _stops(x):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (_todo, "00.double: your turn. Write double(x) -> y.\n    Still to do: your turn: double it."),
+        (_todo, "00.double: your turn. Write double(x) -> y.\n    Still to do: double it."),
         (lambda x: None, "00.double: not yet.\n    y is None. Does your function return something?\n    Called with x (2, 3)."),
         (lambda x: x.T, "y has shape (3, 2), expected (2, 3)."),
         (lambda x: "x", "y is a str, expected an array of shape (2, 3)."),
@@ -110,7 +110,7 @@ def test_an_unknown_exercise_is_refused():
     [
         (("reference", "gradient"), False, lambda dy, mask: dy * mask * 2, "It should hold: "),
         (("convention",), True, lambda dy, ctx: dy.copy(), "It should hold: "),
-        (("reference",), True, _todo, "Still to do: your turn: double it."),
+        (("reference",), True, _todo, "Still to do: double it."),
     ],
     ids=["pair", "behind ours", "to do"],
 )

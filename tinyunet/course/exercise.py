@@ -107,7 +107,8 @@ def _try(task: Exercise, law: Law, draw: Draw, answers: tuple[Callable[..., Any]
     try:
         law(draw, *answers)
     except NotImplementedError as todo:
-        raise NotYetError(f"{task.name}: your turn. Write {task.writes}.\n    Still to do: {todo}.") from None
+        what = str(todo).removeprefix("your turn: ")
+        raise NotYetError(f"{task.name}: your turn. Write {task.writes}.\n    Still to do: {what}.") from None
     except CheckError as wrong:
         raise NotYetError(f"{task.name}: not yet.\n    " + str(wrong).replace("\n", "\n    ")) from None
     except TinyUNetError:
