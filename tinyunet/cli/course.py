@@ -22,7 +22,7 @@ Lesson = Annotated[str, typer.Option(help="one lesson alone, by its number", met
 Language = Annotated[str, typer.Option(help="of the notebooks", metavar="en")]
 
 
-@course.command("list")
+@course.command("list", epilog="Example: tinyunet course list")
 def list_(language: Language = "en") -> None:
     """The lessons, with their times."""
     table = table_of("lesson", "title", "minutes", "after")
