@@ -32,7 +32,7 @@ ALLOWED = {
     "unet": "errors backend spec shapes ops layers",
     "exchange": "errors backend ops layers unet",
     "optim": "errors backend parallel",
-    "planner": "backend spec shapes ladder rungs",
+    "planner": "backend parallel files spec shapes ladder rungs",
     "bugs": "errors ladder",  # by name it reaches every module, to change the code in it
     "check": "errors backend ladder ops layers",
     "data": "errors backend files ops",
@@ -40,7 +40,8 @@ ALLOWED = {
     "inference": "errors backend parallel spec shapes ops unet data",
     "evaluation": "backend unet data metrics inference",
     "checkpoint": "errors backend files spec shapes unet optim data metrics inference evaluation",
-    "plot": "errors backend files spec shapes cuda unet data metrics",
+    "plot": "errors backend files spec shapes cuda unet data metrics profile",
+    "profile": "errors backend parallel ladder spec shapes layers unet optim data train_config train",
     "train_config": "errors optim data inference",
     "run_folder": "errors files unet data checkpoint train_config",
     "train": "errors backend parallel signals shapes ops unet optim data metrics inference evaluation checkpoint "
@@ -51,7 +52,7 @@ ALLOWED = {
     "data metrics inference evaluation checkpoint plot train_config train",
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
-    "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
+    "cli": "tinyunet errors backend parallel ladder planner profile files signals spec shapes unet check "
     "data metrics inference evaluation checkpoint plot train_config train config demo catalogue",
     "__main__": "cli",
 }

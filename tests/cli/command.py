@@ -12,7 +12,7 @@ ENVIRONMENT = {
     **os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "COLUMNS": "100",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
-COMMANDS = ("demo", "train", "predict", "evaluate", "shapes", "check")
+COMMANDS = ("demo", "train", "predict", "evaluate", "shapes", "check", "bench")
 TINY = ("--base", "2", "--depth", "1", "--tile", "20", "--dropout", "0")
 
 
