@@ -20,7 +20,7 @@ def test_help_gives_an_example(main, command):
     """--help of every command: what it does, every option documented, one example that starts with the command."""
     code, out, _ = main(*command.split(), "--help")
     assert code == 0
-    assert f"Example: tinyunet {command} " in one_line(out)
+    assert f"Example: tinyunet {command} " in f"{one_line(out)} "
 
 
 def test_every_option_is_documented():
