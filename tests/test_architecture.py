@@ -32,7 +32,7 @@ ALLOWED = {
     "unet": "errors backend spec shapes ops layers",
     "exchange": "errors backend ops layers unet",
     "optim": "errors backend parallel",
-    "planner": "backend spec shapes ladder rungs",
+    "planner": "backend parallel files spec shapes ladder rungs",
     "bugs": "errors ladder",  # by name it reaches every module, to change the code in it
     "check": "errors backend ladder ops layers",
     "data": "errors backend files ops",
@@ -41,7 +41,8 @@ ALLOWED = {
     "evaluation": "backend unet data metrics inference",
     "checkpoint": "errors backend files spec shapes unet optim data metrics inference evaluation",
     "probe": "backend layers unet",
-    "plot": "errors backend files spec shapes cuda ops unet data metrics",
+    "plot": "errors backend files spec shapes cuda ops unet data metrics profile",
+    "profile": "errors backend parallel ladder spec shapes layers unet optim data train_config train",
     "train_config": "errors optim data inference",
     "run_folder": "errors files unet data checkpoint train_config",
     "train": "errors backend parallel signals shapes ops unet optim data metrics inference evaluation checkpoint "
@@ -54,7 +55,7 @@ ALLOWED = {
     "data metrics inference plot train_config train",  # exercises are about any of these
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
-    "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
+    "cli": "tinyunet errors backend parallel ladder planner profile files signals spec shapes unet check "
     "data metrics inference evaluation checkpoint plot train_config train config demo bugs catalogue course",
     "__main__": "cli",
 }

@@ -460,9 +460,25 @@ def test_training_bytes_add_up():
 
 
 def test_training_bytes_by_hand():
-    """Not square: what is remembered, twice the largest map (down.0.conv1), the workspace, and three numbers a parameter."""
-    spec = UNetSpec(base=3, depth=1)
-    remembered = sum(s.remembered() for s in shapes.trace(spec, 30, 34))
-    in_flight = 2 * 4 * (28 * 32 * 3)
+    """One level on 2x2 px, all maps one channel wide or two: the worst layer is the head, where backward begins."""
+    spec = UNetSpec(base=1, depth=1, padding="same", dropout=0)
+    down = 16 + 4 + 16 + 4 + 1  # the image, a mask, an input, a mask, the winner
+    bottom = 4 + 2 + 8 + 2
+    up = 8 + 32 + 4 + 16 + 4  # what comes up, what was joined, a mask, an input, a mask
+    head = 16 + 16 + 32  # its input, and the gradients by it and by two logits
     params = 3 * 4 * shapes.count_params(spec)
-    assert shapes.training_bytes(spec, 30, 34) == remembered + in_flight + shapes.workspace_bytes(spec) + params
+    assert shapes.training_bytes(spec, 2, workspace=0) == down + bottom + up + head + params
+    assert shapes.training_bytes(spec, 2) == shapes.training_bytes(spec, 2, workspace=shapes.workspace_bytes(spec))
+
+
+def test_gradients_in_flight_by_hand():
+    """The worst layer is the last 3x3 convolution, on its way back: dy, dx, and the dy that its block began with."""
+    spec = UNetSpec(base=4, depth=1, padding="same", dropout=0, classes=1)
+    n = 8 * 8  # pixels, and 16 at the bottom
+    down = 4 * n + 4 * n + 16 * n + 4 * n + 4 * 16
+    bottom = 16 * 16 + 8 * 16 + 32 * 16 + 8 * 16
+    up = 32 * 16 + 32 * n + 4 * n + 16 * n  # what comes up, what was joined, a mask, the input
+    flying = 3 * 16 * n
+    params = 3 * 4 * shapes.count_params(spec)
+    assert shapes.training_bytes(spec, 8, workspace=0) == down + bottom + up + flying + params
+

@@ -53,6 +53,7 @@ class Rung(NamedTuple):
 
 _LADDERS: dict[str, dict[str, Rung]] = {}
 _BY_HAND: ContextVar[dict[str, str] | None] = ContextVar("rungs picked by hand", default=None)
+_WATCH: ContextVar[Callable[[Rung, Direction], Rung] | None] = ContextVar("who sees what is picked", default=None)
 
 
 def register(op: str, rung: Rung) -> None:
@@ -76,7 +77,8 @@ def pick(op: str, x: Array, w: Array, direction: Direction = "forward") -> Rung:
         name = min(able(op, x, w), key=lambda name: seconds(op, name, direction, size))  # of equals the first: the highest
     elif (reason := ladder[name].refuses(x, w)) is not None:
         raise BackendError(f"{op}: the rung {name!r} was picked by hand but cannot run this: {reason}.")
-    return ladder[name]
+    watch = _WATCH.get()
+    return watch(ladder[name], direction) if watch else ladder[name]
 
 
 def able(op: str, x: Array, w: Array) -> list[str]:
@@ -112,8 +114,7 @@ def costs() -> Costs:
 
     Raises ConfigError if the file is damaged.
     """
-    measured = costs_file()
-    path = measured if measured.exists() else Path(__file__).with_name("costs.json")
+    path = costs_in_use()
     try:
         found: Costs = json.loads(path.read_text(encoding="utf-8"))["costs"]
         for terms in (terms for rungs in found.values() for directions in rungs.values() for terms in directions.values()):
@@ -122,6 +123,12 @@ def costs() -> Costs:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} holds no costs of rungs: {error}. Delete it, or measure anew.") from None
     return found
+
+
+def costs_in_use() -> Path:
+    """The file that `costs` reads: that of this machine if there is one, else the one that comes with tinyunet."""
+    measured = costs_file()
+    return measured if measured.exists() else Path(__file__).with_name("costs.json")
 
 
 def costs_file() -> Path:
@@ -147,6 +154,16 @@ def rung(**names: str) -> Iterator[None]:
         yield
     finally:
         _BY_HAND.reset(token)
+
+
+@contextmanager
+def watched(watch: Callable[[Rung, Direction], Rung]) -> Iterator[None]:
+    """Inside a `with` block, run what `watch` makes of every rung that is picked, e.g. one that notes the time."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
 
 
 def _ladder(op: str) -> dict[str, Rung]:

@@ -106,6 +106,8 @@ def each(job: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     Jobs must not write to the same memory. The first error of a job is raised, after all that had begun have ended.
     """
     todo = list(enumerate(items))
+    if (rehearsal := _REHEARSAL.get()) is not None:
+        return rehearsal.first(job, [item for _, item in todo])
     results: list[Any] = [None] * len(todo)
     queue = iter(todo)  # the interpreter's lock lets one thread at a time take from it
 
@@ -187,10 +189,54 @@ def workspace(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     """
     spaces: dict[str, Array] = _local.__dict__.setdefault("spaces", {})
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    if (rehearsal := _REHEARSAL.get()) is not None:
+        rehearsal.note(name, size)
     if name not in spaces or spaces[name].nbytes < size:
         spaces.pop(name, None)
         spaces[name] = np.empty(size, np.uint8)
     return spaces[name][:size].view(dtype).reshape(shape)
+
+
+class Rehearsal:
+    """Which workspaces would be kept: the largest of every name, by the thread that calls, and by one that helps it."""
+
+    def __init__(self) -> None:
+        self.caller: dict[str, int] = {}
+        self.helper: dict[str, int] = {}
+        self.helping = False
+
+    def note(self, name: str, size: int) -> None:
+        for spaces in (self.caller, self.helper) if self.helping else (self.caller,):
+            spaces[name] = max(size, spaces.get(name, 0))
+
+    def first(self, job: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """One job's result stands for those of all. The last job, which has what is left over, may be of another shape."""
+        outer, self.helping = self.helping, self.helping or len(items) > 1
+        try:
+            with _blas_on_one_thread():
+                return [job(item) for item in items[:1]] * len(items)
+        finally:
+            self.helping = outer
+
+    def bytes(self, threads: int) -> int:
+        """What so many threads keep."""
+        return sum(self.caller.values()) + (threads - 1) * sum(self.helper.values())
+
+
+_REHEARSAL: ContextVar[Rehearsal | None] = ContextVar("what workspaces would be kept", default=None)
+
+
+@contextmanager
+def rehearsal() -> Iterator[Rehearsal]:
+    """Within the block only the first of the jobs that are alike is done, and the workspaces are noted.
+
+    So it is known what memory a computation needs without doing it all; its results are of no use.
+    """
+    token = _REHEARSAL.set(noted := Rehearsal())
+    try:
+        yield noted
+    finally:
+        _REHEARSAL.reset(token)
 
 
 # Strips of rows ------------------------------------------------------------------------------------------------------
@@ -251,5 +297,7 @@ GROUPS = 8
 
 def groups(jobs: Sequence[Item]) -> list[Sequence[Item]]:
     """Split jobs whose results are to be added up into at most GROUPS runs of neighbours."""
+    if _REHEARSAL.get() is not None:
+        return [jobs[:1]] * min(len(jobs), GROUPS)
     step = max(1, -(-len(jobs) // GROUPS))
     return [jobs[start : start + step] for start in range(0, len(jobs), step)]

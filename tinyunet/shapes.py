@@ -394,14 +394,62 @@ def forward_bytes(spec: UNetSpec, height: int, width: int | None = None, itemsiz
 
 
 def training_bytes(
-    spec: UNetSpec, height: int, width: int | None = None, batch: int = 1, moments: int = 1, threads: int = 1
+    spec: UNetSpec,
+    height: int,
+    width: int | None = None,
+    batch: int = 1,
+    moments: int = 1,
+    threads: int = 1,
+    workspace: int | None = None,
 ) -> int:
-    """Memory of one training step in float32, in bytes, at its peak: the start of the backward pass.
+    """Peak memory of one training step in float32, in bytes: all arrays that are alive at its worst layer.
 
-    remembered maps + the two largest maps in flight + the workspace + parameters, gradients and `moments` more of each
-    (1 for SGD with momentum, 2 for Adam).
+    maps at the worst layer, forward or backward + workspace + parameters, gradients and `moments` more of each (1 for SGD with
+    momentum, 2 for Adam). Python and its libraries come on top, some 40 MiB.
+
+    The workspace is bounded by `workspace_bytes` unless it is given; `tinyunet.planner.training_bytes` knows it exactly.
     """
-    steps = trace(spec, height, width)
-    remembered = sum(s.remembered() for s in steps)
-    in_flight = 2 * max(s.out_size[0] * s.out_size[1] * s.layer.c_out * 4 for s in steps)
-    return batch * (remembered + in_flight) + workspace_bytes(spec, threads) + (2 + moments) * 4 * count_params(spec)
+    maps = batch * max(_maps_alive(trace(spec, height, width)))
+    space = workspace_bytes(spec, threads) if workspace is None else workspace
+    return maps + space + (2 + moments) * 4 * count_params(spec)
+
+
+def _maps_alive(steps: tuple[Step, ...]) -> Iterator[int]:
+    """Bytes of the maps of one image that are alive at every layer of a training step in float32, forward and then backward.
+
+    Forward: what is remembered so far, input and output, and the skips on the way. Backward: what is still remembered, the
+    gradients dy and dx, those of the skips on the way, and the dy that a block of two convolutions began with, which its caller
+    holds. Each array counts once.
+    """
+
+    def sizes(s: Step) -> tuple[int, int]:
+        (h, w), (p, q) = s.in_size, s.out_size
+        return 4 * h * w * s.layer.c_in, 4 * p * q * s.layer.c_out
+
+    remembered = 0
+    skips: list[int] = []
+    for s in steps:
+        before, after = sizes(s)
+        own = 0 if s.layer.kind in ("conv3x3", "conv1x1", "upconv") else s.remembered()  # those remember their input itself
+        centred = after if s.layer.kind == "norm" else 0  # x - mean
+        yield remembered + before + after + own + centred + sum(skips)
+        remembered += s.remembered()
+        if s.layer.kind == "pool":
+            skips.append(before)
+        elif s.layer.kind == "concat":
+            skips.pop()
+
+    crossing = {s.layer.level: sizes(s)[0] for s in steps if s.layer.kind == "pool"}  # bytes of each skip
+    dskips: list[int] = []
+    block, held = "", 0
+    for s in reversed(steps):
+        before, after = sizes(s)
+        if s.layer.kind == "concat":
+            dskips.append(crossing[s.layer.level])
+        where = s.layer.name.rpartition(".")[0] if s.layer.kind in ("conv3x3", "norm", "relu", "dropout") else ""
+        yield remembered + before + after + sum(dskips) + (held if where == block else 0)
+        remembered -= s.remembered()
+        if s.layer.kind == "pool":
+            dskips.pop()
+        if where != block:
+            block, held = where, after if where else 0

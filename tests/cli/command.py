@@ -13,7 +13,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
 COMMANDS = (
-    "demo", "train", "predict", "evaluate", "shapes", "check",
+    "demo", "train", "predict", "evaluate", "shapes", "check", "bench step", "bench fit",
     "course list", "course start", "course build", "course release", "course site",
 )  # fmt: skip
 TINY = ("--base", "2", "--depth", "1", "--tile", "20", "--dropout", "0")

@@ -1,4 +1,4 @@
-"""The command `tinyunet`: demo, train, predict, evaluate, shapes, check, course. The only part that prints.
+"""The command `tinyunet`: demo, train, predict, evaluate, shapes, check, bench, course. The only part that prints.
 
 Exit codes: 0 done; 1 training went wrong (the loss is not finite), or a check failed; 2 a wrong option, configuration or image;
 130 stopped with Ctrl-C. What tinyunet refuses on purpose is one line on stderr, everything else a traceback.
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from rich.text import Text
 
-from tinyunet.cli import check, course, demo, evaluate, predict, shapes, train  # noqa: F401  each registers its command
+from tinyunet.cli import bench, check, course, demo, evaluate, predict, shapes, train  # noqa: F401  each registers its command
 from tinyunet.cli.app import app
 from tinyunet.cli.terminal import StopError, err_console, stop
 from tinyunet.errors import TinyUNetError, TrainingError

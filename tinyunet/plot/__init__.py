@@ -1,5 +1,5 @@
-"""Figures: results, outlines, errors, weight maps, training curves, a U-Net drawn to scale, warps; feature maps, one pixel's
-arithmetic.
+"""Figures: results, outlines, errors, weight maps, training curves, a step's profile, a U-Net drawn to scale, warps; feature maps,
+one pixel's arithmetic.
 
 Every function takes plain arrays and returns a Matplotlib `Figure`. The figures are built without pyplot: they need no
 display, keep no global state and go away with their last reference. Each carries a text alternative, `description(figure)`,
@@ -18,18 +18,20 @@ from tinyunet.plot.arithmetic import (
     upconv_pixel,
     upconv_pixel_backward,
 )
-from tinyunet.plot.base import ERRORS, description, save
+from tinyunet.plot.base import ERRORS, check_kind, description, save
 from tinyunet.plot.geometry import crops, mirror, receptive, weight_at
 from tinyunet.plot.health import dead_units, gradient_flow, over_time
 from tinyunet.plot.images import Row, errors, overlay, results, weight_map
 from tinyunet.plot.maps import film_strip, filters, maps
 from tinyunet.plot.network import draw_unet
+from tinyunet.plot.profile import row_of, step_profile
 from tinyunet.plot.training import read_log, training_curves
 from tinyunet.plot.warps import warps
 
 __all__ = [
     "ERRORS",
     "Row",
+    "check_kind",
     "conv_pixel",
     "conv_pixel_backward",
     "crops",
@@ -50,7 +52,9 @@ __all__ = [
     "read_log",
     "receptive",
     "results",
+    "row_of",
     "save",
+    "step_profile",
     "training_curves",
     "upconv_pixel",
     "upconv_pixel_backward",

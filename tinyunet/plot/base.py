@@ -31,6 +31,10 @@ MIXED = {"merged": YELLOW, "split": SKY}
 """Outlines of predicted objects that are several true ones, or only a part of one. Drawn broader: seen without colour, too."""
 
 
+KINDS = (".png", ".svg", ".pdf")
+"""What `save` writes."""
+
+
 def description(figure: Figure) -> str:
     """The text alternative of a figure made here: what it shows, for readers who cannot see it."""
     return str(figure.get_label())
@@ -52,12 +56,18 @@ def save(figure: Figure, path: str | Path, dpi: float = 150) -> Path:
         ".svg": {"Title": text, "Date": None},
         ".pdf": {"Title": text, "CreationDate": None},
     }
-    kind = path.suffix.lower()
-    if kind not in metadata:
-        raise ConfigError(f"save: cannot write a figure as {path.name!r}. Choose one of: {', '.join(metadata)}.")
+    kind = check_kind(path)
     with atomic_write(path) as part, mpl.rc_context({"svg.hashsalt": "tinyunet"}):
         figure.savefig(part, format=kind[1:], dpi=dpi, metadata=metadata[kind])
     return path
+
+
+def check_kind(path: str | Path) -> str:
+    """The file type that `save` would write, by its suffix; raises ConfigError for another, before any work is done."""
+    kind = Path(path).suffix.lower()
+    if kind not in KINDS:
+        raise ConfigError(f"save: cannot write a figure as {Path(path).name!r}. Choose one of: {', '.join(KINDS)}.")
+    return kind
 
 
 def largest(values: Array) -> float:
