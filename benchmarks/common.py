@@ -40,7 +40,13 @@ def machine() -> dict[str, Any]:
 
 
 def peak_mib(who: int = resource.RUSAGE_SELF) -> float:
-    """Peak resident memory of this process so far, or of its largest child (RUSAGE_CHILDREN), in MiB."""
+    """Peak resident memory of this process so far, or of its largest child (RUSAGE_CHILDREN), in MiB.
+
+    Linux counts in ru_maxrss what the process was before it became another program, VmHWM does not.
+    """
+    status = Path("/proc/self/status")
+    if who == resource.RUSAGE_SELF and status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
     peak = resource.getrusage(who).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

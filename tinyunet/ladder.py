@@ -121,7 +121,7 @@ def costs() -> Costs:
             if len(terms) != 4 or not all(isinstance(term, (int, float)) and term >= 0 for term in terms):
                 raise ValueError(f"{terms} are not four numbers of at least 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} holds no costs of rungs: {error}. Delete it, or measure anew.") from None
+        raise ConfigError(f"{path} holds no costs of rungs: {error}. Delete it, or measure anew: tinyunet bench fit.") from None
     return found
 
 

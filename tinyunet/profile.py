@@ -170,11 +170,11 @@ class _Step:
         self.clock = _Clock()
 
     def run(self) -> float:
-        """One step -> its seconds. The clock is told where one part ends; it listens only if it was started."""
+        """One step -> its seconds. The clock is told where one part ends; it listens only if it is on."""
         self.count += 1
         rng = np.random.default_rng((self.config.seed, self.count))
-        began = time.perf_counter()
         tile = (self.size, self.side)
+        began = self.clock.start()
         x, labels, weights, _ = make_batch(self.prepared, self.config, tile, self.count, rng)
         self.clock.lap("augmentation", "augmentation")
         self.model.seed_dropout(rng)
@@ -190,7 +190,7 @@ class _Step:
 
     def watched(self) -> tuple[float, tuple[Entry, ...]]:
         """One step, taken apart."""
-        self.clock.start()
+        self.clock.on = True
         self.model.hook("*", self.clock.hear)
         try:
             with ladder.watched(self.clock.watch):
@@ -237,9 +237,11 @@ class _Clock:
         self.layer: Layer | None = None  # whose backward is under way
         self.parts: list[tuple[Part, float]] = []  # products since the last event, whose layer is not known yet
 
-    def start(self) -> None:
-        self.times, self.layer, self.parts, self.on = {}, None, [], True
+    def start(self) -> float:
+        """Forget the last step -> the time now."""
+        self.times, self.layer, self.parts = {}, None, []
         self.last = time.perf_counter()
+        return self.last
 
     def hear(self, layer: Layer, event: Event, value: Array) -> None:
         """The hook of all layers."""

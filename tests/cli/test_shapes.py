@@ -2,6 +2,8 @@
 
 import re
 
+from command import one_line
+
 import tinyunet as tu
 
 
@@ -43,3 +45,28 @@ def test_shapes_draws(main, tmp_path):
     assert code == 0
     assert "u.svg" in out
     assert "<svg" in (tmp_path / "u.svg").read_text()
+
+
+def test_shapes_explains_what_runs(main, monkeypatch, tmp_path):
+    """--plan: the rung of every direction, what each would take, and whose costs these are."""
+    monkeypatch.setenv("TINYUNET_COSTS", str(tmp_path / "costs.json"))
+    tu.ladder.costs.cache_clear()
+    options = ("shapes", 92, "--base", 8, "--depth", 2, "--plan")
+    _, out, _ = main(*options)
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    first = next(line for line in lines if line[:2] == ["down.0.conv1", "forward"])
+    expected = [float(cell.removesuffix(" ms")) for cell in first[3:6]]
+    names = next(line for line in lines if line[:3] == ["layer", "direction", "runs"])[3:6]
+    assert first[2] == names[expected.index(min(expected))]
+    assert re.fullmatch(r"\w+ 1\.\d\dx", first[6])
+    assert sum(line[1:2] == ["by weight"] or line[0] == "by weight" for line in lines) == 10
+    assert "costs            those that come with tinyunet" in out
+    tu.planner.write_costs(tu.ladder.costs())
+    _, out, _ = main(*options)
+    assert f"measured on this machine: {tmp_path / 'costs.json'}; delete the file" in one_line(out)
+    with tu.rung(conv3x3="taps"):
+        _, out, _ = main(*options)
+    assert "taps" in out
+    assert out.count("by hand") == 30
+    monkeypatch.undo()
+    tu.ladder.costs.cache_clear()

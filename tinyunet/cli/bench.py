@@ -124,8 +124,11 @@ def fit_(
     Takes one to three minutes; other programs disturb it.
     """
     path = ladder.costs_file()
-    before = ladder.costs()
-    came_from = "the last fit" if ladder.costs_in_use() == path else "those that come with tinyunet"
+    came_from = "those of the last fit" if ladder.costs_in_use() == path else "those that come with tinyunet"
+    try:
+        before = ladder.costs()
+    except ConfigError:  # a damaged file is a reason to measure
+        before, came_from = {}, "none that could be read"
     say(f"measuring {len(planner.SIZES)} convolutions on {counted(parallel.count(), 'thread')}")
     measured = planner.measure(repeats, note=say)
     costs = planner.fit_costs(measured)
@@ -147,6 +150,6 @@ def fit_(
     say()
     say("error            median of |expected / measured - 1|")
     say(f"picks            of how many of the {len(planner.SIZES)} convolutions it is the one that is expected to be fastest")
-    say(f"before           {came_from}: what they pick takes {old.lost:.1%} longer than the fastest of each")
-    say(f"now              {new.lost:.1%} longer")
+    say(f"before           {came_from}" + (f"; their picks take {old.lost:.1%} longer than the fastest rungs" if before else ""))
+    say(f"now              picks take {new.lost:.1%} longer than the fastest rungs")
     say(f"written          {path}; delete it to go back to the costs that come with tinyunet")
