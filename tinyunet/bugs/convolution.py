@@ -138,7 +138,7 @@ bug(
     Edit("tinyunet.rungs.gemm:forward", "y[:, :, a]", "y[:, :, 1 - a]"),
     Edit("tinyunet.rungs.gemm:grad_x", "by_row[:, :, 0].reshape(", "by_row[:, :, 1].reshape("),
     Edit("tinyunet.rungs.gemm:grad_x", "dx += by_row[:, :, 1].reshape(", "dx += by_row[:, :, 0].reshape("),
-    Edit("tinyunet.rungs.gemm:grad_w", "by_row[:, :, a]", "by_row[:, :, 1 - a]"),
+    Edit("tinyunet.rungs.gemm:grad_w", "by_row[:, :, a, ", "by_row[:, :, 1 - a, "),
 )
 bug(
     "upconv_first_image_only", "upconv",

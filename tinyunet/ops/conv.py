@@ -18,7 +18,7 @@ from tinyunet import ladder
 from tinyunet.backend import Array
 from tinyunet.errors import ConfigError, ShapeError
 from tinyunet.ops.contract import add_bias, as_gradient, as_map, channel_sum, check_param
-from tinyunet.parallel import over_rows
+from tinyunet.parallel import each, over_rows
 
 Padding = Literal["valid", "same"]
 
@@ -75,7 +75,8 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
     dy = as_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out), x.dtype)
     if size == 1:
         dx = over_rows(lambda dy: dy @ w[0, 0].T, dy)
-        dw = (x.reshape(-1, c_in).T @ dy.reshape(-1, c_out)).reshape(w.shape)
+        # As a job: left to itself, BLAS would cut this long sum by the number of its threads.
+        (dw,) = each(lambda dy: (x.reshape(-1, c_in).T @ dy.reshape(-1, c_out)).reshape(w.shape), [dy])
     else:
         rung = ladder.pick("conv3x3", x, w, "grad_x")
         dx = rung.grad_x(dy, w, pad)

@@ -6,9 +6,14 @@ output is therefore two matrix products, one for a = 0 and one for a = 1.
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinyunet.backend import Array, array_module
 from tinyunet.ladder import Rung
-from tinyunet.parallel import over_rows
+from tinyunet.parallel import each, over_rows
+
+BLOCK = 64
+"""Channels of one job of `grad_w`."""
 
 
 def forward(x: Array, w: Array) -> Array:
@@ -40,14 +45,27 @@ def grad_x(dy: Array, w: Array) -> Array:
 
 
 def grad_w(x: Array, dy: Array) -> Array:
-    """dw[a] = sum over n,i,j of dy[n,i,a,j,:] x[n,i,j]^T"""
+    """dw[a] = sum over n,i,j of dy[n,i,a,j,:] x[n,i,j]^T
+
+    The sum is over all pixels, so a job is not a strip of them but a block of the 2 O channels: no partial sums to add up.
+    """
     n, height, width, c_in = x.shape
     c_out = dy.shape[3]
     by_row = dy.reshape(n, height, 2, width, 2 * c_out)
     pixels = x.reshape(-1, c_in)
     dw = array_module(x).empty((2, 2 * c_out, c_in), x.dtype)
-    for a in range(2):
-        dw[a] = by_row[:, :, a].reshape(-1, 2 * c_out).T @ pixels
+
+    def block(job: tuple[int, slice]) -> None:
+        a, channels = job
+        gradient = by_row[:, :, a, :, channels]
+        dw[a, channels] = gradient.reshape(-1, gradient.shape[3]).T @ pixels
+
+    jobs = [(a, slice(start, min(start + BLOCK, 2 * c_out))) for a in range(2) for start in range(0, 2 * c_out, BLOCK)]
+    if array_module(x) is np:
+        each(block, jobs)
+    else:
+        for job in jobs:
+            block(job)
     return dw.reshape(2, 2, c_out, c_in)
 
 
