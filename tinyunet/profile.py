@@ -30,7 +30,8 @@ from tinyunet.ladder import Direction, Rung
 from tinyunet.layers import Event, Layer
 from tinyunet.optim import SGD, Adam
 from tinyunet.spec import UNetSpec
-from tinyunet.train import TrainConfig, energy, make_batch, prepare
+from tinyunet.train import energy, make_batch, prepare
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 Part = Literal["augmentation", "forward", "by input", "by weight", "elementwise", "loss", "optimizer"]
