@@ -109,6 +109,17 @@ def test_a_fit_measures(monkeypatch):
         assert all(min(terms) >= 0 and max(terms) > 0 for terms in directions.values())
 
 
+def test_costs_are_assessed_by_what_was_measured():
+    """Median relative errors, whom the costs would pick, and the time that their wrong picks lose."""
+    measured = [planner.Measurement(name, "forward", (1.0, 0.0, 0.0, float(k)), seconds)
+                for k, times in enumerate(((2.0, 3.0), (2.0, 1.0))) for name, seconds in zip("ab", times, strict=True)]  # fmt: skip
+    found = planner.assess({"conv3x3": {"a": {"forward": [1, 0, 0, 0]}, "b": {"forward": [6, 0, 0, 0]}}}, measured)
+    assert found.errors == {("a", "forward"): 0.5, ("b", "forward"): 3.0}  # |1/2 - 1|; the median of |6/3 - 1| and |6/1 - 1|
+    assert found.picks == {("a", "forward"): 2, ("b", "forward"): 0}
+    assert found.lost == pytest.approx((2 + 2) / (2 + 1) - 1)
+    assert planner.assess({}, measured).errors == dict.fromkeys(found.errors, math.inf)
+
+
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +141,7 @@ def test_a_rehearsal_finds_the_workspaces(preset, base, batch):
     said = planner.workspace_bytes(spec, n, batch=batch)
     assert said - 4 * parallel.STRIP_BYTES == pytest.approx(sum(kept.values()), rel=0.02)
     assert planner.workspace_bytes(spec, n, batch=batch, training=False) <= said
-    assert said < planner.workspace_bytes(spec, n, batch=batch, threads=2) <= 2 * said
+    assert 1.5 * said < planner.workspace_bytes(spec, n, batch=batch, threads=2) <= 2 * said
 
 
 def test_a_rehearsal_is_over_with_its_block():
