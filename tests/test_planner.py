@@ -111,8 +111,8 @@ def test_a_fit_measures(monkeypatch):
 
 def test_costs_are_assessed_by_what_was_measured():
     """Median relative errors, whom the costs would pick, and the time that their wrong picks lose."""
-    measured = [planner.Measurement(name, "forward", (1.0, 0.0, 0.0, float(k)), seconds)
-                for k, times in enumerate(((2.0, 3.0), (2.0, 1.0))) for name, seconds in zip("ab", times, strict=True)]  # fmt: skip
+    timed = (("a", 0.0, 2.0), ("b", 0.0, 3.0), ("a", 1.0, 2.0), ("b", 1.0, 1.0))  # rung, multiply-adds, seconds
+    measured = [planner.Measurement(name, "forward", (1.0, 0.0, 0.0, macs), seconds) for name, macs, seconds in timed]
     found = planner.assess({"conv3x3": {"a": {"forward": [1, 0, 0, 0]}, "b": {"forward": [6, 0, 0, 0]}}}, measured)
     assert found.errors == {("a", "forward"): 0.5, ("b", "forward"): 3.0}  # |1/2 - 1|; the median of |6/3 - 1| and |6/1 - 1|
     assert found.picks == {("a", "forward"): 2, ("b", "forward"): 0}
