@@ -15,16 +15,7 @@ from typing import NoReturn
 
 from rich.text import Text
 
-from tinyunet.cli import (  # noqa: F401  each registers its command
-    bench,
-    check,
-    course,
-    demo,
-    evaluate,
-    predict,
-    shapes,
-    train,
-)
+from tinyunet.cli import bench, check, course, demo, evaluate, predict, shapes, train  # noqa: F401  each registers its command
 from tinyunet.cli.app import app
 from tinyunet.cli.terminal import StopError, err_console, stop
 from tinyunet.errors import TinyUNetError, TrainingError

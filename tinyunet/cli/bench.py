@@ -115,7 +115,7 @@ def _print_parts(profile: Profile) -> None:
     out_console.print(table)
 
 
-@bench.command("fit", epilog="Example: tinyunet bench fit")
+@bench.command("fit", epilog="Example: tinyunet bench fit --repeats 5")
 def fit_(
     repeats: Annotated[int, typer.Option(help="calls of everything that is timed; the fastest counts", min=1)] = 3,
 ) -> None:

@@ -1,5 +1,5 @@
-"""Figures: results, outlines, errors, weight maps, training curves, a step's profile, a U-Net drawn to scale, warps; feature
-maps, one pixel's arithmetic.
+"""Figures: results, outlines, errors, weight maps, training curves, the profile of a step, a U-Net drawn to scale, warps;
+feature maps, one pixel's arithmetic.
 
 Every function takes plain arrays and returns a Matplotlib `Figure`. The figures are built without pyplot: they need no
 display, keep no global state and go away with their last reference. Each carries a text alternative, `description(figure)`,
