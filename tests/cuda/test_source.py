@@ -33,7 +33,8 @@ extern "C" __global__ void
 k(float *y) {}
 __device__ float f(float x) { return x; }
 """)
-    assert source.read(tmp_path / "k.cu").kernels == {"t": ("t", ("x", "n"), True), "k": ("k", ("y",), False)}
+    found = source.read(tmp_path / "k.cu").kernels
+    assert found == {"t": ("t", ("x", "n"), ("const float *", "int"), True), "k": ("k", ("y",), ("float *",), False)}
 
 
 @pytest.mark.parametrize(("text", "words"), [

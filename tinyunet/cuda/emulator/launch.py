@@ -39,15 +39,7 @@ class Module:
 
         Raises ConfigError if the file has no such kernel.
         """
-        signature = self.source.kernels.get(name.split("<")[0].strip())
-        if signature is None:
-            names = ", ".join(self.source.kernels) or "none"
-            raise ConfigError(f"{self.source.name}: has no kernel {name!r}. Its __global__ functions: {names}.")
-        if signature.template != ("<" in name):
-            example = f"{signature.name}<8>" if signature.template else signature.name
-            kind = "a template: give its arguments" if signature.template else "no template: give its name alone"
-            raise ConfigError(f"{self.source.name}: {signature.name} is {kind}, e.g. {example!r}.")
-        return Kernel(self, name, signature)
+        return Kernel(self, name, source.find(self.source, name))
 
     def library(self, name: str, checked: bool) -> tuple[_Library, int]:
         """The library that holds a kernel, and the kernel's number in it. All kernels that are no templates share one."""
