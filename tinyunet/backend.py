@@ -77,7 +77,7 @@ def cupy() -> ModuleType:
         except RuntimeError as error:  # CUDARuntimeError: "cudaErrorInsufficientDriver: ..."
             found = short(error)
         raise BackendError(f'device "cuda": CuPy {cupy.__version__} finds no GPU that it can use ({found}). nvidia-smi must '
-                           "list one, with a driver of at least the CUDA version that CuPy was built for. Or use the CPU.")  # fmt: skip
+                           "list one, with a driver as new as CuPy's CUDA or newer. Or use the CPU.")  # fmt: skip
     return cupy
 
 
