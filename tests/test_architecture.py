@@ -40,15 +40,17 @@ ALLOWED = {
     "evaluation": "backend unet data metrics inference",
     "checkpoint": "errors backend files spec shapes unet optim data metrics inference evaluation",
     "plot": "errors backend files spec shapes cuda unet data metrics",
-    "train": "errors backend files signals spec shapes ops unet optim data metrics inference evaluation checkpoint",
-    "config": "errors files spec data train",
-    "demo": "errors files spec shapes unet data metrics inference checkpoint plot train config",
+    "train_config": "errors optim data inference",
+    "run_folder": "errors files unet data checkpoint train_config",
+    "train": "errors backend signals shapes ops unet optim data metrics inference evaluation checkpoint train_config run_folder",
+    "config": "errors files spec data train_config",
+    "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
     "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "
-    "data metrics inference evaluation checkpoint plot train config",
+    "data metrics inference evaluation checkpoint plot train_config train",
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
-    "check data metrics inference evaluation checkpoint plot train",
+    "check data metrics inference evaluation checkpoint plot train_config train",
     "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
-    "data metrics inference evaluation checkpoint plot train config demo catalogue",
+    "data metrics inference evaluation checkpoint plot train_config train config demo catalogue",
     "__main__": "cli",
 }
 

@@ -24,7 +24,7 @@ from tinyunet.config import (
 from tinyunet.data.augment import Augment
 from tinyunet.errors import ConfigError, DataError
 from tinyunet.spec import PAPER, RELEASE, SAME_BN
-from tinyunet.train import TrainConfig
+from tinyunet.train_config import TrainConfig
 
 texts = st.text(st.characters(codec="utf-8"))
 scalars = st.booleans() | st.integers() | st.floats(allow_nan=False) | texts

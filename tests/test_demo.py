@@ -16,7 +16,8 @@ from tinyunet.config import NetworkConfig, RunConfig, read_tables
 from tinyunet.data.readers import read_folder
 from tinyunet.demo import FULL, QUICK, SIGN, Demo, Plan
 from tinyunet.errors import ConfigError
-from tinyunet.train import TrainConfig, fit
+from tinyunet.train import fit
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 TINY = Plan(

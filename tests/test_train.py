@@ -32,7 +32,8 @@ from tinyunet.ops.loss import softmax_cross_entropy_backward, softmax_cross_entr
 from tinyunet.optim import Adam, Optimizer, schedule
 from tinyunet.shapes import fits, margin, output_size
 from tinyunet.spec import PRESETS, UNetSpec
-from tinyunet.train import TrainConfig, energy, fit, make_batch, prepare, tile_size
+from tinyunet.train import energy, fit, make_batch, prepare, tile_size
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 ROOT = Path(tinyunet.__file__).parents[1]
@@ -95,6 +96,7 @@ from scipy import ndimage
 from tinyunet import checkpoint, signals, train
 from tinyunet.data.sample import Dataset, Sample
 from tinyunet.spec import UNetSpec
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 base, job = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -105,7 +107,7 @@ for i in range(4):
     image = (60 + 60 * (instances > 0) + rng.normal(0, 20, instances.shape)).clip(0, 255).astype(np.uint8)
     samples.append(Sample(f"s{i}", image[..., None], (instances > 0).astype(np.int32), instances))
 data = Dataset(tuple(samples))
-config = train.TrainConfig.from_dict(job["config"])
+config = TrainConfig.from_dict(job["config"])
 moments = 0
 
 
@@ -132,7 +134,7 @@ def moment(kill_at, first=lambda: None):
 def child(folder, kill_at):
     around(safetensors.numpy, "save_file", kill_at, half=lambda arrays, path: Path(path).write_bytes(b"half of a file" * 99))
     around(Path, "replace", kill_at)
-    around(train._Log, "write", kill_at)
+    around(train.Log, "write", kill_at)
     around(train, "make_batch", kill_at)
     if job.get("plant") == "in place":
         checkpoint.atomic_write = nullcontext
@@ -326,7 +328,7 @@ def with_other_order(prepared, config, tile, step, rng, real=make_batch):
     return real(prepared, config, tile, step + 1, rng)
 
 
-def without_best(*args, real=train._saved_run):
+def without_best(*args, real=train.saved_run):
     """Planted: the best score is forgotten."""
     return replace(real(*args), best=None)
 
@@ -363,7 +365,7 @@ def resumes(folder, variant, monkeypatch, owner=None, name=None, planted=None):
         ("adam", Optimizer, "load_state", without_step_count),
         ("adam", train, "make_batch", with_other_draws),
         ("adam", train, "make_batch", with_other_order),
-        ("adam", train, "_saved_run", without_best),
+        ("adam", train, "saved_run", without_best),
         ("same_bn", UNet, "load_state", without_statistics),
     ],
 )

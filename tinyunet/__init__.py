@@ -31,7 +31,8 @@ from tinyunet.ladder import rung
 from tinyunet.optim import SGD, Adam
 from tinyunet.parallel import threads
 from tinyunet.spec import PAPER, RELEASE, SAME_BN, UNetSpec, preset
-from tinyunet.train import StepRecord, TrainConfig, energy, fit
+from tinyunet.train import StepRecord, energy, fit
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 __version__ = "0.1.0"

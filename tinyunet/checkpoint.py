@@ -42,7 +42,7 @@ class Checkpoint:
     class_names: tuple[str, ...] = ("background", "cell")
     step: int = 0  # steps done
     best: dict[str, Any] | None = None  # validation scores of the best step so far, with that step
-    config: dict[str, Any] = field(default_factory=dict)  # settings of the run, see `tinyunet.train.TrainConfig`
+    config: dict[str, Any] = field(default_factory=dict)  # settings of the run, see `tinyunet.train_config.TrainConfig`
     optimizer: dict[str, Array] = field(default_factory=dict)  # its state, see `Optimizer.state`
     reading: dict[str, Any] = field(default_factory=dict)  # how the masks of the run were read, see `Dataset`; {} if unknown
     data: str = ""  # digest of the images and masks of the run; "" if unknown

@@ -35,7 +35,7 @@ from tinyunet.data.splits import block_split, random_split
 from tinyunet.errors import ConfigError, DataError, short, shown
 from tinyunet.files import atomic_write
 from tinyunet.spec import UNetSpec, preset
-from tinyunet.train import TrainConfig
+from tinyunet.train_config import TrainConfig
 
 Tables: TypeAlias = dict[str, dict[str, Any]]
 """What TOML is in Python: table -> key -> value."""

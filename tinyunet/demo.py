@@ -36,7 +36,8 @@ from tinyunet.files import atomic_write
 from tinyunet.inference import instances_of, predict_proba
 from tinyunet.metrics import Scores, evaluate_pair, total
 from tinyunet.spec import UNetSpec
-from tinyunet.train import StepRecord, TrainConfig, fit, prepare
+from tinyunet.train import StepRecord, fit, prepare
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 SIGN = "tinyunet-demo.json"

@@ -12,157 +12,37 @@ run that was killed and resumed draws what it would have drawn, and ends with th
 
 from __future__ import annotations
 
-import csv
-import errno
-import hashlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyunet import ops, shapes
 from tinyunet.backend import Array
-from tinyunet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tinyunet.data.augment import Augment, augment_tile
+from tinyunet.checkpoint import Checkpoint, save_checkpoint
+from tinyunet.data.augment import augment_tile
 from tinyunet.data.masks import default_names
-from tinyunet.data.normalize import Mode, Normalization
+from tinyunet.data.normalize import Normalization
 from tinyunet.data.sample import IGNORE, Dataset, Sample
-from tinyunet.data.weight_map import PRESETS as WEIGHT_MAPS
-from tinyunet.data.weight_map import WeightMap, cached_weight_map, class_weights, separate, weight_map
+from tinyunet.data.weight_map import cached_weight_map, class_weights, separate, weight_map
 from tinyunet.errors import ConfigError, DataError, TrainingError
 from tinyunet.evaluation import evaluate, object_bytes
-from tinyunet.files import atomic_write
-from tinyunet.inference import MAX_MEM, default_tile
+from tinyunet.inference import default_tile
 from tinyunet.metrics import Scores
-from tinyunet.optim import SGD, Adam, Optimizer, ScheduleName, schedule
+from tinyunet.optim import SGD, Adam, Optimizer, schedule
+from tinyunet.run_folder import Log, alone_in, digest, saved_run
 from tinyunet.signals import deferred
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 _EPOCH = 0x45504F43  # keeps the seeds of epochs apart from those of steps
 
 CONSTANT = 0.999
 """If one class takes more than this share of all validated pixels, the network is reported as constant."""
-
-RESUMABLE = ("steps", "lr")
-"""Settings that may change when a run is resumed; all others belong to the run."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All settings of a run. Every number here is our choice except where the paper is named.
-
-    steps           optimizer steps in all
-    batch           tiles a step (the paper: 1, "large input tiles over a large batch size")
-    tile            side of the network's output in pixels, rounded up to a size that fits; 0: the size of the largest
-                    image, but at most 388, the paper's
-    optimizer       "adam", or "sgd" with momentum 0.99 as in the paper
-    lr              learning rate (the paper gives none)
-    momentum        for sgd
-    weight_decay    lambda in g + lambda w
-    schedule        "constant", "cosine", "poly" or "step", see `tinyunet.optim.schedule`
-    warmup          steps in which the learning rate grows to its value
-    weight_map      "ronneberger2015" (the paper's), "falk2019", "balance" (class balance only) or "none"
-    w0, sigma, balance   of the weight map, if they shall differ from the preset's; balance "none" keeps the weight of the
-                    borders, but lets rare classes be rare: outlines then lie where they are likeliest, not further out
-    border          pixels of background to open between touching objects, even; 0 leaves them touching
-    normalization   "image", "percentile" (for fluorescence), "dataset" or "none", see `Normalization`
-    augment         see `Augment`
-    validate_every  steps between validations; 0: ten in the run. The best one is that of the highest `quality`
-    save_every      steps between checkpoints; 0: at every validation
-    min_size        objects with fewer pixels are removed before SEG is measured, and by `tinyunet predict` unless told otherwise
-    max_mem         MiB for a validation, beside the images and masks of the run, which are in memory all along
-    seed            of the order of images, tiles, augmentation and dropout
-    """
-
-    steps: int = 1000
-    batch: int = 1
-    tile: int = 0
-    optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = 1e-3
-    momentum: float = 0.99
-    weight_decay: float = 0.0
-    schedule: ScheduleName = "cosine"
-    warmup: int = 20
-    weight_map: str = "ronneberger2015"
-    w0: float | None = None
-    sigma: float | None = None
-    balance: Literal["frequency", "distance", "none"] | None = None
-    border: int = 2
-    normalization: Mode = "image"
-    augment: Augment = field(default_factory=Augment)
-    validate_every: int = 0
-    save_every: int = 0
-    min_size: int = 0
-    max_mem: float = MAX_MEM
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch", 1), ("tile", 0), ("warmup", 0), ("validate_every", 0), ("save_every", 0),
-                          ("min_size", 0), ("seed", 0), ("border", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ConfigError(f"TrainConfig: {name} is {value!r}. Give a whole number of at least {low}.")
-        if self.optimizer not in ("adam", "sgd"):
-            raise ConfigError(f"TrainConfig: optimizer {self.optimizer!r} is neither 'adam' nor 'sgd'.")
-        if self.weight_map not in (*WEIGHT_MAPS, "balance", "none"):
-            names = ", ".join((*WEIGHT_MAPS, "balance", "none"))
-            raise ConfigError(f"TrainConfig: weight_map {self.weight_map!r} is none of {names}.")
-        for name in ("lr", "max_mem"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"TrainConfig: {name} is {getattr(self, name)}. Give a positive number.")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"TrainConfig: momentum is {self.momentum}. Give at least 0 and less than 1; the paper has 0.99.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"TrainConfig: weight_decay is {self.weight_decay}. Give 0 or a positive number.")
-        if self.border % 2:
-            raise ConfigError(f"TrainConfig: border is {self.border}. Give an even number: each of two objects gives half.")
-        for name in ("w0", "sigma", "balance"):
-            value = getattr(self, name)
-            if value is not None and self.weight_map == "none":
-                raise ConfigError(
-                    f"TrainConfig: {name} is {value!r}, but weight_map 'none' has no {name}. Leave {name} out, or choose another "
-                    f"weight_map, e.g. {'balance' if name == 'balance' else 'ronneberger2015'!r}."
-                )
-        if self.sigma is not None and self.weight_map == "balance" and not self.w0:
-            raise ConfigError(
-                f"TrainConfig: sigma is {self.sigma}, but weight_map 'balance' has w0 = 0, so that sigma changes nothing. "
-                "Leave sigma out, or give w0 as well, e.g. 10."
-            )
-        # These raise for a name or a number that cannot be.
-        schedule(self.schedule, 0, self.steps, self.warmup)
-        Normalization(self.normalization)
-        self.weights()
-
-    def weights(self) -> WeightMap | None:
-        """The weight map's settings, or None for weights of 1."""
-        if self.weight_map == "none":
-            return None
-        settings = WeightMap(w0=0.0) if self.weight_map == "balance" else WEIGHT_MAPS[self.weight_map]
-        changes = {key: getattr(self, key) for key in ("w0", "sigma", "balance") if getattr(self, key) is not None}
-        return replace(settings, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON and TOML."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; raises ConfigError for a name that does not exist."""
-        return cls(**{**_known(cls, values), "augment": Augment(**_known(Augment, values.get("augment", {})))})
-
-
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    names = [f.name for f in fields(kind)]
-    for name in values:
-        if name not in names:
-            raise ConfigError(f"{kind.__name__} has no setting {name!r}. It has: {', '.join(names)}.")
-    return values
 
 
 class StepRecord(NamedTuple):
@@ -176,6 +56,20 @@ class StepRecord(NamedTuple):
     samples: tuple[str, ...]  # names of the images
     scores: Scores | None = None  # of a validation after this step
     notes: tuple[str, ...] = ()  # what a person should know: a new best, a constant output
+
+    def cells(self) -> list[object]:
+        """Its line in log.csv, under `log_columns`."""
+        line: list[object] = [self.step, f"{self.loss:.8g}", f"{self.lr:.8g}", f"{self.seconds:.4f}", f"{self.data_seconds:.4f}"]
+        if (s := self.scores) is not None:
+            shares = s.confusion.sum(axis=0) / max(s.confusion.sum(), 1)
+            line += [f"{v:.6f}" for v in (s.mean_iou, s.mean_dice, s.pixel_error, s.seg, *shares)]
+        return line
+
+
+def log_columns(class_names: Sequence[str]) -> list[str]:
+    """The first line of log.csv. The columns from val_iou on are empty where a step was not followed by a validation."""
+    return ["step", "loss", "lr", "seconds", "data_seconds", "val_iou", "val_dice", "val_pixel_error", "val_seg",
+            *(f"val_predicted_{name}" for name in class_names)]  # fmt: skip
 
 
 def fit(
@@ -232,9 +126,9 @@ def fit(
             default_tile(model, sample.image, config.max_mem, object_bytes(sample))
         except ConfigError as error:
             raise ConfigError(f"fit: {sample.name} could not be validated. {error}") from None
-    data = _digest(train, val) if folder is not None else ""
+    data = digest(train, val) if folder is not None else ""
     if folder is not None:
-        _saved_run(folder, resume, model, config, data)
+        saved_run(folder, resume, model, config, data)
     reading = dict(train.reading) if isinstance(train, Dataset) else {}
     return _steps(model, train, val, config, folder, resume, data, class_names, reading, notice)
 
@@ -257,8 +151,8 @@ def _steps(
         start, best, saved = 0, None, None
         normalization = Normalization.fit(config.normalization, (sample.image for sample in train))
         if folder is not None:
-            leaving.enter_context(_alone_in(folder))
-            saved = _saved_run(folder, resume, model, config, data)  # once more: it may have gone on before the lock was ours
+            leaving.enter_context(alone_in(folder))
+            saved = saved_run(folder, resume, model, config, data)  # once more: it may have gone on before the lock was ours
             for leftover in (*folder.glob(".last-*.safetensors"), *folder.glob(".best-*.safetensors")):
                 leftover.unlink(missing_ok=True)  # half-written files of a run that was killed while saving
         if saved is not None:
@@ -279,7 +173,8 @@ def _steps(
             if folder is not None and unsaved:
                 save_checkpoint(folder / "last.safetensors", state(), optimizer)
 
-        log = leaving.enter_context(_Log(folder / "log.csv" if folder is not None else None, class_names, upto=start))
+        log_file = folder / "log.csv" if folder is not None else None
+        log = leaving.enter_context(Log(log_file, log_columns(class_names), upto=start))
         leaving.callback(leave)
         model.train()
         model.zero_grad()  # of whatever was done with the network before
@@ -321,7 +216,7 @@ def _steps(
                             best = {"step": step, **numbers}
                             notes.append(f"best so far: {score_text(numbers, 4)}")
                 record = StepRecord(step, loss, optimizer.lr, seconds, data_seconds, names, scores, tuple(notes))
-                log.write(record)  # before the checkpoint: a resumed run drops lines that are too many, but cannot add one
+                log.write(record.cells())  # before the checkpoint: a resumed run drops a line too many, but cannot add one
                 due = last or scores is not None or step % save_every == 0
                 if folder is not None and due:
                     if best is not None and best["step"] == step:
@@ -451,7 +346,7 @@ def tile_size(model: UNet, samples: Sequence[Sample], config: TrainConfig) -> tu
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Guards, log and resuming
+# Guards
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -533,123 +428,3 @@ def _not_finite(what: str, step: int, lr: float, names: tuple[str, ...], folder:
         f"fit: {what} at step {step} (learning rate {lr:.3g}, images {', '.join(names)}). "
         f"Lower the learning rate, and look at these images.{kept}"
     )
-
-
-def _digest(train: Sequence[Sample], val: Sequence[Sample]) -> str:
-    """A fingerprint of all images, masks and names, in their order; that of other data differs."""
-    digest = hashlib.blake2b(digest_size=16)
-    for samples in (train, val):
-        digest.update(f"{len(samples)} images".encode())
-        for sample in samples:
-            digest.update(sample.name.encode("utf-8", "surrogateescape"))
-            for array in (sample.image, sample.labels, sample.instances):
-                if array is not None:
-                    digest.update(f"{array.shape} {array.dtype}".encode())
-                    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _saved_run(folder: Path, resume: bool, model: UNet, config: TrainConfig, data: str) -> Checkpoint | None:
-    """The run in the folder to go on with, or None where a new one begins; raises for one that does not fit."""
-    last = folder / "last.safetensors"
-    if not last.exists():  # a new run; or one that was killed before its first checkpoint: nothing to lose, start anew
-        return None
-    if not resume:
-        raise ConfigError(f"fit: {folder} already holds a run. Resume it, or give another folder.")
-    saved = load_checkpoint(last)
-    if saved.model.spec != model.spec:
-        raise ConfigError(f"fit: {last} holds {saved.model.spec}, asked for is {model.spec}. Resume with the same network.")
-    was = TrainConfig.from_dict(saved.config)
-    for name in (f.name for f in fields(TrainConfig)):
-        old, new = getattr(was, name), getattr(config, name)
-        if old != new and name not in RESUMABLE:
-            raise ConfigError(
-                f"fit: the run in {folder} has {name} = {old!r}, asked for is {new!r}. Resume with the same settings "
-                f"(only {' and '.join(RESUMABLE)} may change), or start a new run in another folder."
-            )
-    if config.steps < saved.step:
-        raise ConfigError(
-            f"fit: the run in {folder} has done {saved.step} steps, asked for are {config.steps}. Give at least {saved.step}, or "
-            "start a new run in another folder."
-        )
-    if config.steps == saved.step < was.steps:
-        raise ConfigError(
-            f"fit: the run in {folder} has done {saved.step} of {was.steps} steps, asked for are {config.steps}. Give at least "
-            f"{saved.step + 1}: a run ends with a step, after which it is validated."
-        )
-    if saved.data and saved.data != data:
-        raise DataError(
-            f"fit: the images or masks changed since the run in {folder} began. Bring the old ones back, or start a new run."
-        )
-    return saved
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Within the block the folder, made if need be, is this run's alone; raises ConfigError if another is at work in it.
-
-    The system lifts the lock when the process ends, however it ends. The file stays: to remove it would let two runs hold
-    locks on two files of its name.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"fit: {folder} cannot be written ({error.strerror}). May you write there? Or give another folder."
-        ) from error
-    with file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # any other: a file system that knows no locks
-                raise ConfigError(
-                    f"fit: another run is at work in {folder}. Wait for its end or stop it, then resume it; or give another "
-                    "folder. A loop left in this Python session ends when the iterator of `fit` is closed: records.close()."
-                ) from None
-        yield
-
-
-class _Log:
-    """log.csv: one line a step; on resuming, lines after the checkpoint are dropped, for these steps are done again."""
-
-    def __init__(self, path: Path | None, class_names: Sequence[str], upto: int) -> None:
-        self.path, self.upto = path, upto
-        self.columns = ["step", "loss", "lr", "seconds", "data_seconds", "val_iou", "val_dice", "val_pixel_error", "val_seg"]
-        self.columns += [f"val_predicted_{name}" for name in class_names]
-
-    def __enter__(self) -> _Log:
-        if self.path is not None:
-            rows: list[list[str]] = []
-            if self.upto and self.path.exists():
-                with self.path.open(newline="", encoding="utf-8") as file:
-                    whole = [row for row in csv.reader(file) if len(row) == len(self.columns)]  # a power cut may tear a line
-                    rows = [row for row in whole if row[0].isdigit() and int(row[0]) <= self.upto]
-            with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([self.columns, *rows])
-            self.file = self.path.open("a", newline="", encoding="utf-8")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.path is not None:
-            self.file.close()
-
-    def write(self, record: StepRecord) -> None:
-        """Append a step and flush it, so that a crash loses nothing that was done."""
-        if self.path is None:
-            return
-        scores: list[Any] = [""] * (len(self.columns) - 5)
-        if record.scores is not None:
-            s = record.scores
-            shares = s.confusion.sum(axis=0) / max(s.confusion.sum(), 1)
-            scores = [f"{v:.6f}" for v in (s.mean_iou, s.mean_dice, s.pixel_error, s.seg, *shares)]
-        times = (f"{record.seconds:.4f}", f"{record.data_seconds:.4f}")
-        csv.writer(self.file).writerow([record.step, f"{record.loss:.8g}", f"{record.lr:.8g}", *times, *scores])
-        self.file.flush()

@@ -27,7 +27,7 @@ from tinyunet.data.images import write_image, write_labels
 from tinyunet.data.normalize import Normalization
 from tinyunet.optim import Adam
 from tinyunet.spec import UNetSpec
-from tinyunet.train import TrainConfig
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------

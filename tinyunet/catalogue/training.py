@@ -21,7 +21,8 @@ from tinyunet.data.sample import IGNORE, Dataset, Sample
 from tinyunet.errors import ConfigError, TrainingError
 from tinyunet.optim import schedule
 from tinyunet.spec import UNetSpec
-from tinyunet.train import StepRecord, TrainConfig
+from tinyunet.train import StepRecord
+from tinyunet.train_config import TrainConfig
 from tinyunet.unet import UNet
 
 VALID = UNetSpec(base=2, depth=1, dropout=0.5)

@@ -9,7 +9,7 @@ import typer
 
 from tinyunet.config import DataConfig, NetworkConfig
 from tinyunet.data.augment import Augment
-from tinyunet.train import TrainConfig
+from tinyunet.train_config import TrainConfig
 
 
 def _setting(kind: type, panel: str, name: str, help: str, metavar: str | None = None, default: str = "") -> Any:

@@ -35,7 +35,8 @@ from tinyunet.config import PATHS, DataConfig, RunConfig, Tables, put, read_tabl
 from tinyunet.data.augment import Augment
 from tinyunet.data.sample import counted, describe
 from tinyunet.errors import ConfigError
-from tinyunet.train import RESUMABLE, TrainConfig, fit, score_text, tile_size
+from tinyunet.train import fit, score_text, tile_size
+from tinyunet.train_config import RESUMABLE, TrainConfig
 from tinyunet.unet import UNet
 
 
