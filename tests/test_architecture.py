@@ -42,7 +42,8 @@ ALLOWED = {
     "plot": "errors backend files spec shapes cuda unet data metrics",
     "train_config": "errors optim data inference",
     "run_folder": "errors files unet data checkpoint train_config",
-    "train": "errors backend signals shapes ops unet optim data metrics inference evaluation checkpoint train_config run_folder",
+    "train": "errors backend parallel signals shapes ops unet optim data metrics inference evaluation checkpoint train_config "
+    "run_folder",
     "config": "errors files spec data train_config",
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
     "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "

@@ -42,7 +42,7 @@ class Optimizer:
         for name, w in params.items():
             g = grads[name]
             if self.weight_decay and w.ndim > 1:  # weights only: biases, gamma and beta are not decayed
-                g = g + self.weight_decay * w
+                g = over_values(lambda w, g: g + self.weight_decay * w, w, g)
             self._update(name, w, g)
 
     def _update(self, name: str, w: Array, g: Array) -> None:

@@ -34,6 +34,7 @@ from tinyunet.evaluation import evaluate, object_bytes
 from tinyunet.inference import default_tile
 from tinyunet.metrics import Scores
 from tinyunet.optim import SGD, Adam, Optimizer, schedule
+from tinyunet.parallel import each
 from tinyunet.run_folder import Log, alone_in, digest, saved_run
 from tinyunet.signals import deferred
 from tinyunet.train_config import TrainConfig
@@ -417,7 +418,8 @@ def _check_finite(
     arrays: dict[str, Array], step: int, lr: float, names: tuple[str, ...], folder: Path | None
 ) -> None:
     """After every step, so that no checkpoint ever holds anything else."""
-    if bad := next((name for name, a in arrays.items() if not np.isfinite(a).all()), None):
+    finite = each(lambda a: np.isfinite(a).all(), arrays.values())
+    if bad := next((name for name, well in zip(arrays, finite, strict=True) if not well), None):
         raise TrainingError(_not_finite(f"{bad} holds NaN or infinite values", step, lr, names, folder))
 
 

@@ -169,14 +169,13 @@ bug(
     "dropout_not_scaled", "dropout",
     "What is kept is not divided by 1 - rate, forward and backward alike: at prediction all activations are twice as large as "
     "in training.",
-    Edit("tinyunet.ops.dropout:dropout_forward", "x / (1 - rate), x.dtype", "x, x.dtype"),
-    Edit("tinyunet.ops.dropout:dropout_backward", "dy / (1 - ctx.rate), dy.dtype", "dy, dy.dtype"),
+    Edit("tinyunet.ops.dropout:dropout_forward", "select(kept, x / (1 - rate))", "select(kept, x)"),
+    Edit("tinyunet.ops.dropout:dropout_backward", "dy / (1 - ctx.rate)", "dy"),
 )
 bug(
     "dropout_two_masks", "dropout",
     "Backward draws a mask of its own: gradients reach weights that did not take part, and miss half of those that did.",
-    Edit("tinyunet.ops.dropout:dropout_backward", "where(ctx.kept, dy",
-         "where(np.random.default_rng(1).random(dy.shape) >= ctx.rate, dy"),
+    Edit("tinyunet.ops.dropout:dropout_backward", "dy, ctx.kept)", "dy, np.random.default_rng(1).random(dy.shape) >= ctx.rate)"),
 )
 bug(
     "dropout_rate_inverted", "dropout",
@@ -234,7 +233,7 @@ bug(
 bug(
     "gradient_is_a_view", "crop_concat",
     "The gradient of the up path is a view of the upstream gradient: whoever adds to one in place changes the other.",
-    Edit("tinyunet.ops.crop:crop_concat_backward", "dy[..., :channels].copy()", "dy[..., :channels]"),
+    Edit("tinyunet.ops.crop:crop_concat_backward", "return dup,", "return dy[..., :channels],"),
 )
 
 # Mirror padding
@@ -284,15 +283,15 @@ bug(
 bug(
     "log_overflows", "softmax_cross_entropy",
     "The largest logit is not subtracted: fine for weeks, then one confident pixel gives exp(1000) and the loss is NaN.",
-    Edit("tinyunet.ops.loss:softmax_cross_entropy_forward", "shifted = logits - logits.real.max(axis=-1, keepdims=True)",
+    Edit("tinyunet.ops.loss:softmax_cross_entropy_forward", "shifted = logits - _over_classes(xp.maximum, logits.real)",
          "shifted = logits"),
 )
 bug(
     "log_of_p_plus_eps", "softmax_cross_entropy",
     "The loss is -log(p + 1e-7): finite, but flat for a pixel that is badly wrong, while the gradient says otherwise.",
     Edit("tinyunet.ops.loss:softmax_cross_entropy_forward",
-         "cross_entropy = log_sum - (shifted * target).sum(axis=-1, keepdims=True)",
-         "cross_entropy = -xp.log(xp.exp((shifted * target).sum(axis=-1, keepdims=True) - log_sum) + 1e-7)"),
+         "cross_entropy = log_sum - _over_classes(xp.add, shifted * target)",
+         "cross_entropy = -xp.log(xp.exp(_over_classes(xp.add, shifted * target) - log_sum) + 1e-7)"),
 )
 bug(
     "weights_on_logits", "softmax_cross_entropy",
@@ -308,7 +307,7 @@ bug(
     "softmax_twice", "softmax_cross_entropy",
     "The loss applies softmax to what is a probability already: the loss cannot fall below 0.31 for two classes, and training "
     "crawls.",
-    Edit("tinyunet.ops.loss:softmax_cross_entropy_forward", "shifted = logits - logits.real.max(axis=-1, keepdims=True)",
+    Edit("tinyunet.ops.loss:softmax_cross_entropy_forward", "shifted = logits - _over_classes(xp.maximum, logits.real)",
          "shifted = softmax(logits)"),
     shipped="NVIDIA/DeepLearningExamples#468",
 )

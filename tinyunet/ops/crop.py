@@ -52,9 +52,15 @@ def crop_concat_backward(dy: Array, ctx: CropConcatContext) -> tuple[Array, Arra
     """
     channels = ctx.up_shape[3]
     dy = as_gradient("crop_concat", dy, (*ctx.up_shape[:3], channels + ctx.skip_shape[3]), ctx.dtype)
+    dup = array_module(dy).empty(ctx.up_shape, dy.dtype)
     dskip = array_module(dy).zeros(ctx.skip_shape, dy.dtype)
-    dskip[_window(ctx.crop, ctx.up_shape)] = dy[..., channels:]
-    return dy[..., :channels].copy(), dskip
+
+    def formula(dy: Array, dup: Array, dskip: Array) -> None:
+        dup[...] = dy[..., :channels]
+        dskip[...] = dy[..., channels:]
+
+    over_rows(formula, dy, dup, dskip[_window(ctx.crop, ctx.up_shape)])
+    return dup, dskip
 
 
 def _window(crop: Crop, up_shape: tuple[int, ...]) -> tuple[slice, slice, slice]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ConfigError
-from tinyunet.ops.contract import as_gradient, as_values
+from tinyunet.ops.contract import as_gradient, as_values, select
+from tinyunet.parallel import over_values
 
 
 class DropoutContext(NamedTuple):
@@ -34,7 +35,8 @@ def dropout_forward(x: Array, rate: float, rng: np.random.Generator) -> tuple[Ar
     x = as_values("dropout", x)
     xp = array_module(x)
     kept = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate) if rate else xp.ones(x.shape, bool)
-    return xp.where(kept, x / (1 - rate), x.dtype.type(0)), DropoutContext(kept, rate, x.dtype)
+    y = over_values(lambda x, kept: select(kept, x / (1 - rate)), x, kept)
+    return y, DropoutContext(kept, rate, x.dtype)
 
 
 def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
@@ -43,4 +45,4 @@ def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
     any shape -> the same shape
     """
     dy = as_gradient("dropout", dy, ctx.kept.shape, ctx.dtype)
-    return array_module(dy).where(ctx.kept, dy / (1 - ctx.rate), dy.dtype.type(0))
+    return over_values(lambda dy, kept: select(kept, dy / (1 - ctx.rate)), dy, ctx.kept)

@@ -18,11 +18,14 @@ Letters: N images, H rows, W columns, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import DataError, ShapeError
 from tinyunet.ops.contract import as_map
+from tinyunet.parallel import over_rows
 
 IGNORE = -1
 """The label of a pixel that nobody annotated."""
@@ -44,8 +47,8 @@ def softmax(logits: Array) -> Array:
     The largest logit is subtracted first; this changes nothing and keeps exp finite.
     """
     xp = array_module(logits)
-    e = xp.exp(logits - logits.real.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    e = xp.exp(logits - _over_classes(xp.maximum, logits.real))
+    return e / _over_classes(xp.add, e)
 
 
 def sigmoid(logits: Array) -> Array:
@@ -72,11 +75,16 @@ def softmax_cross_entropy_forward(
     """
     factor = _factor("softmax_cross_entropy", logits, labels, weights, logits.shape[-1])
     xp = array_module(logits)
-    target = (labels[..., None] == xp.arange(logits.shape[-1])).astype(logits.real.dtype)
-    shifted = logits - logits.real.max(axis=-1, keepdims=True)
-    log_sum = xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
-    cross_entropy = log_sum - (shifted * target).sum(axis=-1, keepdims=True)
-    return _total(factor, cross_entropy), LossContext(xp.exp(shifted - log_sum), target, factor)
+
+    def formula(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+        target = (labels[..., None] == xp.arange(logits.shape[-1])).astype(logits.real.dtype)
+        shifted = logits - _over_classes(xp.maximum, logits.real)
+        log_sum = xp.log(_over_classes(xp.add, xp.exp(shifted)))
+        cross_entropy = log_sum - _over_classes(xp.add, shifted * target)
+        return cross_entropy, xp.exp(shifted - log_sum), target
+
+    cross_entropy, p, target = over_rows(formula, logits, labels)
+    return _total(factor, cross_entropy), LossContext(p, target, factor)
 
 
 def softmax_cross_entropy_backward(ctx: LossContext) -> Array:
@@ -102,11 +110,16 @@ def sigmoid_cross_entropy_forward(
         raise ShapeError(f"sigmoid_cross_entropy: got {logits.shape[-1]} logits a pixel, expected 1. Use softmax for several.")
     factor = _factor("sigmoid_cross_entropy", logits, labels, weights, 2)
     xp = array_module(logits)
-    target = (labels[..., None] == 1).astype(logits.real.dtype)
-    positive = logits.real > 0
-    # log(1 + exp(a)) = max(a, 0) + log(1 + exp(-|a|)), which cannot overflow
-    softplus = xp.where(positive, logits, logits.dtype.type(0)) + xp.log1p(xp.exp(xp.where(positive, -logits, logits)))
-    return _total(factor, softplus - logits * target), LossContext(sigmoid(logits), target, factor)
+
+    def formula(logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+        target = (labels[..., None] == 1).astype(logits.real.dtype)
+        positive = logits.real > 0
+        # log(1 + exp(a)) = max(a, 0) + log(1 + exp(-|a|)), which cannot overflow
+        softplus = xp.where(positive, logits, logits.dtype.type(0)) + xp.log1p(xp.exp(xp.where(positive, -logits, logits)))
+        return softplus - logits * target, sigmoid(logits), target
+
+    cross_entropy, p, target = over_rows(formula, logits, labels)
+    return _total(factor, cross_entropy), LossContext(p, target, factor)
 
 
 def sigmoid_cross_entropy_backward(ctx: LossContext) -> Array:
@@ -115,6 +128,11 @@ def sigmoid_cross_entropy_backward(ctx: LossContext) -> Array:
     -> (N, H, W, 1)
     """
     return (ctx.p - ctx.target) * ctx.factor
+
+
+def _over_classes(fold: Callable[[Array, Array], Array], values: Array) -> Array:
+    """fold(..., fold(first class, second)): (..., K) -> (..., 1). NumPy's own sums and maxima are slow along so short an axis."""
+    return reduce(fold, (values[..., k : k + 1] for k in range(values.shape[-1])))
 
 
 def _factor(who: str, logits: Array, labels: Array, weights: Array | None, classes: int) -> Array:
