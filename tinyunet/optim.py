@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from tinyunet.backend import Array, array_module
+from tinyunet.backend import Array, array_module, device_of, move
 from tinyunet.errors import CheckpointError, ConfigError
 from tinyunet.parallel import over_values
 
@@ -48,6 +48,12 @@ class Optimizer:
     def _update(self, name: str, w: Array, g: Array) -> None:
         raise NotImplementedError
 
+    @staticmethod
+    def _beside(w: Array, state: dict[str, Array], name: str) -> Array:
+        """The state of a parameter, moved to its device: the network may have moved since the last step."""
+        state[name] = move(state[name], device_of(w))
+        return state[name]
+
     def state(self) -> dict[str, Array]:
         """Arrays to store in a checkpoint; `steps` is stored beside them."""
         raise NotImplementedError
@@ -70,7 +76,7 @@ class Optimizer:
                     "Resume with the same network."
                 )
         for name, array in mine.items():
-            array[...] = state[name]
+            array[...] = move(state[name], device_of(array))
         self.steps = steps
 
 
@@ -93,7 +99,7 @@ class SGD(Optimizer):
             v += g
             w -= self.lr * v
 
-        over_values(formula, w, g, self.velocity[name])
+        over_values(formula, w, g, self._beside(w, self.velocity, name))
 
     def state(self) -> dict[str, Array]:
         return {f"velocity.{name}": v for name, v in self.velocity.items()}
@@ -131,7 +137,7 @@ class Adam(Optimizer):
             s += (1 - self.beta2) * (g * g - s)
             w -= rate * m / (array_module(s).sqrt(s / (1 - self.beta2**self.steps)) + self.eps)
 
-        over_values(formula, w, g, self.mean[name], self.square[name])
+        over_values(formula, w, g, self._beside(w, self.mean, name), self._beside(w, self.square, name))
 
     def state(self) -> dict[str, Array]:
         return {f"mean.{n}": m for n, m in self.mean.items()} | {f"square.{n}": s for n, s in self.square.items()}

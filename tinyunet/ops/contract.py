@@ -6,7 +6,7 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
-from tinyunet.backend import Array, array_module
+from tinyunet.backend import Array, array_module, require_together
 from tinyunet.errors import DTypeError, ShapeError
 from tinyunet.parallel import over_rows
 
@@ -35,11 +35,12 @@ def as_values(who: str, x: Array) -> Array:
 
 
 def check_param(who: str, name: str, param: Array, shape: tuple[int, ...], x: Array) -> None:
-    """Raise unless a parameter has the shape that x asks for, and the dtype of x."""
+    """Raise unless a parameter has the shape that x asks for, and the dtype of x, and is on its device."""
     if param.shape != shape:
         raise ShapeError(f"{who}: {name} has shape {param.shape}, but an input of shape {x.shape} needs {shape}.")
     if param.dtype != x.dtype:
         raise DTypeError(f"{who}: {name} is {param.dtype} and the input is {x.dtype}. Convert one of them.")
+    require_together(who, name, param, x)
 
 
 def as_gradient(who: str, dy: Array, shape: tuple[int, ...], dtype: Any) -> Array:
