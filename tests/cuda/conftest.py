@@ -1,14 +1,17 @@
 """For tests of kernels: a compiler or a skip, a cache of their own, and the rule by which each rung of the ladder is launched."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tinyunet.cuda import emulator
+from tinyunet import backend
+from tinyunet.cuda import emulator, loader
 from tinyunet.errors import BackendError
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for fake_cupy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,3 +62,33 @@ def conv3x3(compiler):
         return y, kernels[rung, portable](grid, block, (x, w, y, *sizes), **options)
 
     return run
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """A CuPy without a GPU, which runs kernels in the emulator; `import cupy` finds it."""
+    from fake_cupy import FakeCuPy
+
+    module = FakeCuPy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    caches = (loader.load, loader._module, loader.architecture, loader.attribute)
+    for cache in caches:
+        cache.cache_clear()
+    yield module
+    for cache in caches:  # they hold what belongs to this module
+        cache.cache_clear()
+
+
+@pytest.fixture
+def real_cupy():
+    """CuPy with a GPU; skips where there is none."""
+    try:
+        return backend.cupy()
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["fake", pytest.param("cuda", marks=pytest.mark.gpu)])
+def cupy(request):
+    """CuPy, without a GPU or with one."""
+    return request.getfixturevalue("fake_cupy" if request.param == "fake" else "real_cupy")
