@@ -1,0 +1,62 @@
+// 05 mma TF32, pipelined: copies run ahead of the products, and a warp has 64x64 elements.
+//
+// Changed since 04: cp.async brings the tiles three steps before they are needed, into four stages of shared memory, past the
+//   registers. A warp has 64x64 elements. How large the tile of a block is, in such pieces, is the launcher's choice, so that
+//   9 C x O splits into whole tiles where it can: 192x64 for 64 channels (9 x 64 = 3 x 192), 128x128 for more.
+// Why faster: nobody waits for global memory. And 8 pixels take 32 loads from shared memory for 32 mma.sync, where in 04 they
+//   take 16 for 8: twice the products for a load.
+// Predicted gain: 2x to 3x.
+// Measured gain:
+// Limited by: issuing. For 64 mma.sync a step of 16 pixels costs a warp 64 loads, 64 roundings, and the addresses of 8 copies.
+//   On Hopper also mma.sync itself, which reaches about 60 % of wgmma; but wgmma wants pixels, along which this product sums,
+//   to be neighbours in memory, and in NHWC channels are.
+// In 3xTF32 a warp has 64x32 elements; `tu_mma.cuh` says why.
+// Order: fixed, given the number of splits.
+//
+// Launch: grid (ceil(9 C / TILE_M), ceil(O / TILE_O), splits), block TILE_M TILE_O / 128, in 3xTF32 TILE_M TILE_O / 64, and
+//   4 stages of shared memory of 64 (TILE_M + TILE_O + 16) bytes. Each split has `share` pixels, a multiple of 16.
+#include "tu_mma.cuh"
+#include "tu_patches.cuh"
+#include "tu_tile.cuh"
+
+constexpr int DEPTH = 16;  // pixels at a time
+constexpr int STAGES = 4;
+
+template <int TILE_M, int TILE_O, bool PRECISE, int VC, int VO>
+__global__ void __launch_bounds__(TILE_M * TILE_O / 64)
+grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
+       int N, int H, int W, int C, int O, int pad, int share) {
+  struct Stage {
+    float xs[DEPTH][TILE_M + 8], dys[DEPTH][TILE_O + 8];  // + 8: as in 04
+  };
+  extern __shared__ __align__(16) float shared[];
+  Stage *stages = reinterpret_cast<Stage *>(shared);
+
+  const Patches patches(Conv3x3{N, H, W, C, O, pad}, x);
+  const int m0 = blockIdx.x * TILE_M, o0 = blockIdx.y * TILE_O;
+  const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
+
+  using Tile = BlockTile<TILE_M, TILE_O, PRECISE>;
+  Tile tile;
+  pipeline<STAGES>(
+      (last - first + DEPTH - 1) / DEPTH,
+      [&](int step, int stage) {
+        const int k0 = first + step * DEPTH;
+        fill_async<TILE_M, VC, Tile::THREADS>(stages[stage].xs, x, [&](int k, int m) -> const float * {
+          return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
+        });
+        fill_async<TILE_O, VO, Tile::THREADS>(stages[stage].dys, dy, [&](int k, int o) -> const float * {
+          return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
+        });
+      },
+      [&](int stage) {
+        tile.template multiply<DEPTH>([&](int m, int k) { return stages[stage].xs[k][m]; },
+                                      [&](int k, int o) { return stages[stage].dys[k][o]; });
+      });
+
+  float *partial = partials + blockIdx.z * patches.columns * O;
+  tile.each_pair([&](int m, int o, float sum, float next) {
+    m += m0, o += o0;
+    if (m < patches.columns) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
+  });
+}

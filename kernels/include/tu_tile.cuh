@@ -1,0 +1,79 @@
+// Tiles of shared memory, filled from anywhere in global memory.
+//
+// The functions ask `at(row, column)` for the address of an element, and take zero where it is null: past an edge, outside
+// the image. They move VECTOR floats at a time, 4 or 1. With 4, addresses must be multiples of 16 bytes, and a vector lies
+// wholly inside or wholly outside. A block of THREADS threads in one dimension fills a tile together; who reads it waits
+// first, by __syncthreads() or as `pipeline` does.
+#pragma once
+#include "tu_device.cuh"
+
+template <int COLUMNS, int VECTOR, int THREADS, int ROWS, int PITCH, class At>
+__device__ __forceinline__ void fill(float (&tile)[ROWS][PITCH], At at) {
+  constexpr int VECTORS = COLUMNS / VECTOR;  // of a row
+#pragma unroll
+  for (int k = threadIdx.x; k < ROWS * VECTORS; k += THREADS) {
+    const int row = k / VECTORS, column = k % VECTORS * VECTOR;
+    const float *from = at(row, column);
+    if constexpr (VECTOR == 4)
+      *reinterpret_cast<float4 *>(&tile[row][column]) =
+          from ? *reinterpret_cast<const float4 *>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    else
+      tile[row][column] = from ? *from : 0.0f;
+  }
+}
+
+// The same for a matrix that lies the other way in global memory: tile[row][column] is at(column, row), and vectors run along
+// the rows of global memory, so each is spread over four rows of the tile.
+template <int COLUMNS, int VECTOR, int THREADS, int ROWS, int PITCH, class At>
+__device__ __forceinline__ void fill_transposed(float (&tile)[ROWS][PITCH], At at) {
+  constexpr int VECTORS = ROWS / VECTOR;
+#pragma unroll
+  for (int k = threadIdx.x; k < COLUMNS * VECTORS; k += THREADS) {
+    const int column = k / VECTORS, row = k % VECTORS * VECTOR;
+    const float *from = at(column, row);
+    if constexpr (VECTOR == 4) {
+      const float4 v = from ? *reinterpret_cast<const float4 *>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      tile[row][column] = v.x;
+      tile[row + 1][column] = v.y;
+      tile[row + 2][column] = v.z;
+      tile[row + 3][column] = v.w;
+    } else {
+      tile[row][column] = from ? *from : 0.0f;
+    }
+  }
+}
+
+// The same as `fill`, by asynchronous copies: they have landed when the thread has waited for them. `any` is some valid
+// address, for copies that only fill in zeros.
+template <int COLUMNS, int VECTOR, int THREADS, int ROWS, int PITCH, class At>
+__device__ __forceinline__ void fill_async(float (&tile)[ROWS][PITCH], const float *any, At at) {
+  constexpr int VECTORS = COLUMNS / VECTOR;
+#pragma unroll (VECTOR == 4 ? 8 : 4)  // more would keep more addresses than there are registers
+  for (int k = threadIdx.x; k < ROWS * VECTORS; k += THREADS) {
+    const int row = k / VECTORS, column = k % VECTORS * VECTOR;
+    const float *from = at(row, column);
+    if constexpr (VECTOR == 4)
+      tu_cp_async16(&tile[row][column], from ? from : any, from != nullptr);
+    else
+      tu_cp_async4(&tile[row][column], from ? from : any, from != nullptr);
+  }
+}
+
+// Runs load(step, stage) STAGES - 1 steps ahead of multiply(stage), for steps 0, 1, ... steps - 1; stages are used in turn.
+template <int STAGES, class Load, class Multiply>
+__device__ __forceinline__ void pipeline(int steps, Load load, Multiply multiply) {
+#pragma unroll
+  for (int step = 0; step < STAGES - 1; step++) {
+    if (step < steps) load(step, step);
+    tu_cp_commit();                       // also if there was nothing to load: the count of groups is the count of steps
+  }
+  for (int step = 0, stage = 0, free = STAGES - 1; step < steps; step++) {
+    tu_cp_wait<STAGES - 2>();             // this thread's copies for this step have landed
+    __syncthreads();                      // those of all threads have; and all are done with the step before, whose stage is free
+    if (step + STAGES - 1 < steps) load(step + STAGES - 1, free);
+    tu_cp_commit();
+    multiply(stage);
+    free = stage;
+    stage = stage + 1 == STAGES ? 0 : stage + 1;
+  }
+}
