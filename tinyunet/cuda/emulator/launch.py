@@ -63,8 +63,8 @@ class Kernel:
                  trace_block: Sequence[int] | None = None) -> Report:  # fmt: skip
         """Runs grid blocks of block threads, (x,) or (x, y) or (x, y, z), as `cupy.RawKernel` would, and waits for the end.
 
-        args are NumPy arrays for pointers, which the kernel writes in place, and NumPy scalars (`np.int32(3)`) for values,
-        all of the very dtype that the kernel declares: CuPy does not convert them either, and no GPU would notice.
+        args are NumPy arrays for pointers, which the kernel writes in place, None for a null pointer, and NumPy scalars
+        (`np.int32(3)`) for values, all of the very dtype that the kernel declares: CuPy does not convert them either, and no GPU would notice.
         shared_mem is the size of `extern __shared__` arrays in bytes. The order of threads and blocks is the schedule's:
         "index", "reverse", or "random", drawn from the seed.
 
@@ -136,8 +136,11 @@ class Kernel:
                                       "Say which: a GPU gets its bytes as they are, e.g. np.int32(3).")  # fmt: skip
                 values.append(ctypes.create_string_buffer(value.tobytes(), size))
                 continue
+            if value is None:
+                values.append(ctypes.c_void_p(None))
+                continue
             if not isinstance(value, np.ndarray):
-                raise ConfigError(f"{who} is {_describe(value)}, the kernel takes a pointer. Give a NumPy array.")
+                raise ConfigError(f"{who} is {_describe(value)}, the kernel takes a pointer. Give a NumPy array, or None.")
             if kind != "V" and (value.dtype.kind, value.dtype.itemsize) != (kind, size):
                 raise ConfigError(f"{who} has dtype {value.dtype}, the kernel takes {_dtype_name(dtype)}. Use .astype.")
             if not value.flags.c_contiguous:
