@@ -51,6 +51,11 @@ class ndarray:  # noqa: N801  its name in CuPy
     def __init__(self, a):
         self._a = a
 
+    @property
+    def data(self):
+        """Where it lies, as `data.ptr`."""
+        return SimpleNamespace(ptr=self._a.ctypes.data)
+
     def get(self):
         """A copy on the host."""
         return self._a.copy(order="C")
@@ -73,7 +78,7 @@ class ndarray:  # noqa: N801  its name in CuPy
         return call(function, *args, **options)
 
     def __getattr__(self, name):
-        if name.startswith("__") or name in ("ctypes", "data", "base"):
+        if name.startswith("__") or name in ("ctypes", "base"):
             raise AttributeError(name)
         value = getattr(self._a, name)
         if callable(value):
