@@ -25,25 +25,25 @@ template <int VC, int VO>
 __global__ void __launch_bounds__(THREADS)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int N, int H, int W, int C, int O, int pad, int share) {
-  __align__(16) __shared__ float xs[DEPTH][TILE], dys[DEPTH][TILE];
+  __shared__ Tile<DEPTH, TILE> xs, dys;
   const Patches patches(Conv3x3{N, H, W, C, O, pad}, x);
   const int m0 = blockIdx.x * TILE, o0 = blockIdx.y * TILE;
   const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
 
-  RegisterTile tile;
+  RegisterTile sums;
   for (int k0 = first; k0 < last; k0 += DEPTH) {
-    fill<TILE, VC, THREADS>(xs, [&](int k, int m) -> const float * {
+    fill<VC, THREADS>(xs, [&](int k, int m) -> const float * {
       return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
     });
-    fill<TILE, VO, THREADS>(dys, [&](int k, int o) -> const float * {
+    fill<VO, THREADS>(dys, [&](int k, int o) -> const float * {
       return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
     });
     __syncthreads();                     // the tiles are complete
-    tile.multiply(xs, dys);
+    sums.multiply(xs, dys);
     __syncthreads();                     // nobody needs them any more
   }
   float *partial = partials + blockIdx.z * patches.columns * O;
-  tile.each([&](int m, int o, float sum) {
-    if (m0 + m < patches.columns && o0 + o < O) partial[(m0 + m) * O + o0 + o] = sum;
+  sums.store<VO>([&](int m, int o) -> float * {
+    return m0 + m < patches.columns && o0 + o < O ? partial + (m0 + m) * O + o0 + o : nullptr;
   });
 }

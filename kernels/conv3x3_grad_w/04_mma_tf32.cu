@@ -17,35 +17,35 @@
 
 constexpr int TILE = 64, THREADS = 128;
 constexpr int DEPTH = 16;         // pixels at a time
-constexpr int PITCH = TILE + 8;   // a fragment is 4 rows of 8 neighbours: with rows 8 banks apart they meet all 32 banks once
+constexpr int PAD = 8;            // a fragment is 4 rows of 8 neighbours: with rows 8 banks apart they meet all 32 banks once
 
 template <bool PRECISE, int VC, int VO>
 __global__ void __launch_bounds__(THREADS, 4)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int N, int H, int W, int C, int O, int pad, int share) {
-  __align__(16) __shared__ float xs[DEPTH][PITCH], dys[DEPTH][PITCH];
+  __shared__ Tile<DEPTH, TILE, PAD> xs, dys;
   const Patches patches(Conv3x3{N, H, W, C, O, pad}, x);
   const int m0 = blockIdx.x * TILE, o0 = blockIdx.y * TILE;
   const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
   const int warp = threadIdx.x / 32, m_warp = warp / 2 * 32, o_warp = warp % 2 * 32;  // where in the tile the warp's part is
 
-  WarpTile<32, 32, PRECISE> tile;
+  WarpTile<32, 32, PRECISE> sums;
   for (int k0 = first; k0 < last; k0 += DEPTH) {
-    fill<TILE, VC, THREADS>(xs, [&](int k, int m) -> const float * {
+    fill<VC, THREADS>(xs, [&](int k, int m) -> const float * {
       return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
     });
-    fill<TILE, VO, THREADS>(dys, [&](int k, int o) -> const float * {
+    fill<VO, THREADS>(dys, [&](int k, int o) -> const float * {
       return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
     });
     __syncthreads();                     // the tiles are complete
 #pragma unroll
     for (int k8 = 0; k8 < DEPTH; k8 += 8)
-      tile.multiply([&](int m, int k) { return xs[k8 + k][m_warp + m]; },
-                    [&](int k, int o) { return dys[k8 + k][o_warp + o]; });
+      sums.multiply([&](int m, int k) { return xs(k8 + k, m_warp + m); },
+                    [&](int k, int o) { return dys(k8 + k, o_warp + o); });
     __syncthreads();                     // nobody needs them any more
   }
   float *partial = partials + blockIdx.z * patches.columns * O;
-  tile.each_pair([&](int m, int o, float sum, float next) {
+  sums.each_pair([&](int m, int o, float sum, float next) {
     m += m0 + m_warp, o += o0 + o_warp;
     if (m < patches.columns) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
   });

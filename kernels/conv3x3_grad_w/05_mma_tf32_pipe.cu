@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(TILE_M * TILE_O / 64)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int N, int H, int W, int C, int O, int pad, int share) {
   struct Stage {
-    float xs[DEPTH][TILE_M + 8], dys[DEPTH][TILE_O + 8];  // + 8: as in 04
+    Tile<DEPTH, TILE_M, 8> xs;  // padded as in 04
+    Tile<DEPTH, TILE_O, 8> dys;
   };
   extern __shared__ __align__(16) float shared[];
   Stage *stages = reinterpret_cast<Stage *>(shared);
@@ -36,26 +37,26 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
   const int m0 = blockIdx.x * TILE_M, o0 = blockIdx.y * TILE_O;
   const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
 
-  using Tile = BlockTile<TILE_M, TILE_O, PRECISE>;
-  Tile tile;
+  using Sums = BlockTile<TILE_M, TILE_O, PRECISE>;
+  Sums sums;
   pipeline<STAGES>(
       (last - first + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int k0 = first + step * DEPTH;
-        fill_async<TILE_M, VC, Tile::THREADS>(stages[stage].xs, x, [&](int k, int m) -> const float * {
+        fill_async<VC, Sums::THREADS>(stages[stage].xs, x, [&](int k, int m) -> const float * {
           return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
         });
-        fill_async<TILE_O, VO, Tile::THREADS>(stages[stage].dys, dy, [&](int k, int o) -> const float * {
+        fill_async<VO, Sums::THREADS>(stages[stage].dys, dy, [&](int k, int o) -> const float * {
           return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
         });
       },
       [&](int stage) {
-        tile.template multiply<DEPTH>([&](int m, int k) { return stages[stage].xs[k][m]; },
-                                      [&](int k, int o) { return stages[stage].dys[k][o]; });
+        sums.template multiply<DEPTH>([&](int m, int k) { return stages[stage].xs(k, m); },
+                                      [&](int k, int o) { return stages[stage].dys(k, o); });
       });
 
   float *partial = partials + blockIdx.z * patches.columns * O;
-  tile.each_pair([&](int m, int o, float sum, float next) {
+  sums.each_pair([&](int m, int o, float sum, float next) {
     m += m0, o += o0;
     if (m < patches.columns) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
   });

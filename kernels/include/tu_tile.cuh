@@ -7,55 +7,75 @@
 #pragma once
 #include "tu_device.cuh"
 
-template <int COLUMNS, int VECTOR, int THREADS, int ROWS, int PITCH, class At>
-__device__ __forceinline__ void fill(float (&tile)[ROWS][PITCH], At at) {
-  constexpr int VECTORS = COLUMNS / VECTOR;  // of a row
+// Rows one after the other, PAD floats apart.
+template <int ROWS_, int COLUMNS_, int PAD = 0>
+struct alignas(16) Tile {
+  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_;
+  float data[ROWS][COLUMNS + PAD];
+  __device__ __forceinline__ float &operator()(int row, int column) { return data[row][column]; }
+};
+
+// Rows of 16 floats, whose four vectors change places from one pair of rows to the next. Any 8 rows then have their vectors
+// number v in 8 different places over the 32 banks, so that lanes can read down a column and write along rows, each bank once.
+// A pad would do for one of the two, not for both.
+template <int ROWS_>
+struct alignas(16) SwizzledTile {
+  static constexpr int ROWS = ROWS_, COLUMNS = 16;
+  float data[ROWS][COLUMNS];
+  __device__ __forceinline__ float &operator()(int row, int column) {
+    return data[row][(column / 4 ^ row / 2 % 4) * 4 + column % 4];
+  }
+};
+
+template <int VECTOR, int THREADS, class Shared, class At>
+__device__ __forceinline__ void fill(Shared &tile, At at) {
+  constexpr int VECTORS = Shared::COLUMNS / VECTOR;  // of a row
 #pragma unroll
-  for (int k = threadIdx.x; k < ROWS * VECTORS; k += THREADS) {
+  for (int k = threadIdx.x; k < Shared::ROWS * VECTORS; k += THREADS) {
     const int row = k / VECTORS, column = k % VECTORS * VECTOR;
     const float *from = at(row, column);
     if constexpr (VECTOR == 4)
-      *reinterpret_cast<float4 *>(&tile[row][column]) =
+      *reinterpret_cast<float4 *>(&tile(row, column)) =
           from ? *reinterpret_cast<const float4 *>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     else
-      tile[row][column] = from ? *from : 0.0f;
+      tile(row, column) = from ? *from : 0.0f;
   }
 }
 
-// The same for a matrix that lies the other way in global memory: tile[row][column] is at(column, row), and vectors run along
+// The same for a matrix that lies the other way in global memory: tile(row, column) is at(column, row), and vectors run along
 // the rows of global memory, so each is spread over four rows of the tile.
-template <int COLUMNS, int VECTOR, int THREADS, int ROWS, int PITCH, class At>
-__device__ __forceinline__ void fill_transposed(float (&tile)[ROWS][PITCH], At at) {
-  constexpr int VECTORS = ROWS / VECTOR;
+template <int VECTOR, int THREADS, class Shared, class At>
+__device__ __forceinline__ void fill_transposed(Shared &tile, At at) {
+  constexpr int VECTORS = Shared::ROWS / VECTOR;
 #pragma unroll
-  for (int k = threadIdx.x; k < COLUMNS * VECTORS; k += THREADS) {
+  for (int k = threadIdx.x; k < Shared::COLUMNS * VECTORS; k += THREADS) {
     const int column = k / VECTORS, row = k % VECTORS * VECTOR;
     const float *from = at(column, row);
     if constexpr (VECTOR == 4) {
       const float4 v = from ? *reinterpret_cast<const float4 *>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      tile[row][column] = v.x;
-      tile[row + 1][column] = v.y;
-      tile[row + 2][column] = v.z;
-      tile[row + 3][column] = v.w;
+      tile(row, column) = v.x;
+      tile(row + 1, column) = v.y;
+      tile(row + 2, column) = v.z;
+      tile(row + 3, column) = v.w;
     } else {
-      tile[row][column] = from ? *from : 0.0f;
+      tile(row, column) = from ? *from : 0.0f;
     }
   }
 }
 
 // The same as `fill`, by asynchronous copies: they have landed when the thread has waited for them. `any` is some valid
 // address, for copies that only fill in zeros.
-template <int COLUMNS, int VECTOR, int THREADS, int ROWS, int PITCH, class At>
-__device__ __forceinline__ void fill_async(float (&tile)[ROWS][PITCH], const float *any, At at) {
-  constexpr int VECTORS = COLUMNS / VECTOR;
+template <int VECTOR, int THREADS, class Shared, class At>
+__device__ __forceinline__ void fill_async(Shared &tile, const float *any, At at) {
+  constexpr int VECTORS = Shared::COLUMNS / VECTOR;
 #pragma unroll (VECTOR == 4 ? 8 : 4)  // more would keep more addresses than there are registers
-  for (int k = threadIdx.x; k < ROWS * VECTORS; k += THREADS) {
+  for (int k = threadIdx.x; k < Shared::ROWS * VECTORS; k += THREADS) {
     const int row = k / VECTORS, column = k % VECTORS * VECTOR;
     const float *from = at(row, column);
     if constexpr (VECTOR == 4)
-      tu_cp_async16(&tile[row][column], from ? from : any, from != nullptr);
+      tu_cp_async16(&tile(row, column), from ? from : any, from != nullptr);
     else
-      tu_cp_async4(&tile[row][column], from ? from : any, from != nullptr);
+      tu_cp_async4(&tile(row, column), from ? from : any, from != nullptr);
   }
 }
 

@@ -20,58 +20,57 @@
 
 constexpr int TILE = RegisterTile::SIZE, THREADS = RegisterTile::THREADS;
 constexpr int DEPTH = 16;        // terms of the sum at a time
-constexpr int PITCH = TILE + 4;  // of a tile that is filled by columns
+constexpr int PAD = 4;           // of a tile that is filled by columns
 
 // VC, VQ: floats that a load moves along C and along 4 O; 4 where C is a multiple of 4, or O of 2, else 1
 template <int VC, int VQ>
 __global__ void __launch_bounds__(THREADS)
 forward(const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b, float *__restrict__ y,
         int pixels, int W, int C, int O, int relu) {
-  __align__(16) __shared__ float xs[DEPTH][PITCH], ws[DEPTH][PITCH];
+  __shared__ Tile<DEPTH, TILE, PAD> xs, ws;
   const UpConv2x2 p(pixels, W, C, O);
   const int m0 = blockIdx.x * TILE, q0 = blockIdx.y * TILE;
 
-  RegisterTile tile;
+  RegisterTile sums;
   for (int c0 = 0; c0 < C; c0 += DEPTH) {
-    fill_transposed<TILE, VC, THREADS>(xs, [&](int m, int c) -> const float * {
+    fill_transposed<VC, THREADS>(xs, [&](int m, int c) -> const float * {
       return m0 + m < pixels && c0 + c < C ? x + (m0 + m) * C + c0 + c : nullptr;
     });
-    fill_transposed<TILE, VC, THREADS>(ws, [&](int q, int c) -> const float * {
+    fill_transposed<VC, THREADS>(ws, [&](int q, int c) -> const float * {
       return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
     });
     __syncthreads();             // the tiles are complete
-    tile.multiply(xs, ws);
+    sums.multiply(xs, ws);
     __syncthreads();             // nobody needs them any more
   }
   const Epilogue epilogue{b, relu};
-  tile.each([&](int m, int q, float sum) {
-    m += m0, q += q0;
-    if (m < pixels && q < 4 * O) y[p.y_at(m, q)] = epilogue(sum, q % O);
-  });
+  sums.store<VQ>(
+      [&](int m, int q) -> float * { return m0 + m < pixels && q0 + q < 4 * O ? y + p.y_at(m0 + m, q0 + q) : nullptr; },
+      [&](float sum, int q) { return epilogue(sum, (q0 + q) % O); });
 }
 
 template <int VC, int VQ>
 __global__ void __launch_bounds__(THREADS)
 grad_x(const float *__restrict__ dy, const float *__restrict__ w, float *__restrict__ dx, int pixels, int W, int C, int O) {
-  __align__(16) __shared__ float dys[DEPTH][PITCH], ws[DEPTH][TILE];
+  __shared__ Tile<DEPTH, TILE, PAD> dys;
+  __shared__ Tile<DEPTH, TILE> ws;
   const UpConv2x2 p(pixels, W, C, O);
   const int m0 = blockIdx.x * TILE, c0 = blockIdx.y * TILE;
 
-  RegisterTile tile;
+  RegisterTile sums;
   for (int q0 = 0; q0 < 4 * O; q0 += DEPTH) {
-    fill_transposed<TILE, VQ, THREADS>(dys, [&](int m, int q) -> const float * {
+    fill_transposed<VQ, THREADS>(dys, [&](int m, int q) -> const float * {
       return m0 + m < pixels && q0 + q < 4 * O ? dy + p.y_at(m0 + m, q0 + q) : nullptr;
     });
-    fill<TILE, VC, THREADS>(ws, [&](int q, int c) -> const float * {
+    fill<VC, THREADS>(ws, [&](int q, int c) -> const float * {
       return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
     });
     __syncthreads();             // the tiles are complete
-    tile.multiply(dys, ws);
+    sums.multiply(dys, ws);
     __syncthreads();             // nobody needs them any more
   }
-  tile.each([&](int m, int c, float sum) {
-    m += m0, c += c0;
-    if (m < pixels && c < C) dx[m * C + c] = sum;
+  sums.store<VC>([&](int m, int c) -> float * {
+    return m0 + m < pixels && c0 + c < C ? dx + (m0 + m) * C + c0 + c : nullptr;
   });
 }
 
@@ -79,26 +78,25 @@ template <int VC, int VQ>
 __global__ void __launch_bounds__(THREADS)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int pixels, int W, int C, int O, int share) {
-  __align__(16) __shared__ float dys[DEPTH][TILE], xs[DEPTH][TILE];
+  __shared__ Tile<DEPTH, TILE> dys, xs;
   const UpConv2x2 p(pixels, W, C, O);
   const int q0 = blockIdx.x * TILE, c0 = blockIdx.y * TILE;
   const int first = blockIdx.z * share, last = min(first + share, pixels);
 
-  RegisterTile tile;
+  RegisterTile sums;
   for (int k0 = first; k0 < last; k0 += DEPTH) {
-    fill<TILE, VQ, THREADS>(dys, [&](int k, int q) -> const float * {
+    fill<VQ, THREADS>(dys, [&](int k, int q) -> const float * {
       return k0 + k < last && q0 + q < 4 * O ? dy + p.y_at(k0 + k, q0 + q) : nullptr;
     });
-    fill<TILE, VC, THREADS>(xs, [&](int k, int c) -> const float * {
+    fill<VC, THREADS>(xs, [&](int k, int c) -> const float * {
       return k0 + k < last && c0 + c < C ? x + (k0 + k) * C + c0 + c : nullptr;
     });
     __syncthreads();             // the tiles are complete
-    tile.multiply(dys, xs);
+    sums.multiply(dys, xs);
     __syncthreads();             // nobody needs them any more
   }
   float *partial = partials + blockIdx.z * 4 * O * C;
-  tile.each([&](int q, int c, float sum) {
-    q += q0, c += c0;
-    if (q < 4 * O && c < C) partial[q * C + c] = sum;
+  sums.store<VC>([&](int q, int c) -> float * {
+    return q0 + q < 4 * O && c0 + c < C ? partial + (q0 + q) * C + c0 + c : nullptr;
   });
 }

@@ -13,7 +13,7 @@
 //
 // Launch: tiles of TILE_M x TILE_N over forward (N H W, 4 O), grad_x (N H W, C), grad_w (4 O, C), grid (tiles down, tiles across,
 //   and for grad_w splits), block TILE_M TILE_N / 128, in 3xTF32 TILE_M TILE_N / 64, and 4 stages of shared memory: of
-//   80 (TILE_M + TILE_N) bytes in forward, 80 TILE_M + 64 (TILE_N + 8) in grad_x, 64 (TILE_M + TILE_N + 16) in grad_w.
+//   64 (TILE_M + TILE_N) bytes in forward, 64 (TILE_M + TILE_N + 8) in grad_x, 64 (TILE_M + TILE_N + 16) in grad_w.
 #include "tu_epilogue.cuh"
 #include "tu_mma.cuh"
 #include "tu_tile.cuh"
@@ -21,10 +21,8 @@
 
 constexpr int DEPTH = 16;  // terms of the sum at a time
 constexpr int STAGES = 4;
-// A fragment is 8 rows of 4 neighbours where the sum runs along rows, 4 rows of 8 where it runs down. It meets all 32 banks once
-// if rows are 4 banks apart, or 20, in the first case, and 8 in the second.
-constexpr int ALONG = DEPTH + 4;
-__host__ __device__ constexpr int down(int tile) { return tile + 8; }
+// A fragment is 8 rows of 4 neighbours where the sum runs along rows: those tiles are swizzled. Where it runs down it is 4 rows
+// of 8 neighbours, which meet all 32 banks once if rows are 8 banks apart: those have a pad of 8.
 
 // VC, VQ: floats that a copy moves along C and along 4 O; 4 where C is a multiple of 4, or O of 2, else 1
 template <int TILE_M, int TILE_N, bool PRECISE, int VC, int VQ>
@@ -32,33 +30,34 @@ __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
 forward(const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b, float *__restrict__ y,
         int pixels, int W, int C, int O, int relu) {
   struct Stage {
-    float xs[TILE_M][ALONG], ws[TILE_N][ALONG];
+    SwizzledTile<TILE_M> xs;
+    SwizzledTile<TILE_N> ws;
   };
   extern __shared__ __align__(16) float shared[];
   Stage *stages = reinterpret_cast<Stage *>(shared);
   const UpConv2x2 p(pixels, W, C, O);
   const int m0 = blockIdx.x * TILE_M, q0 = blockIdx.y * TILE_N;
 
-  using Tile = BlockTile<TILE_M, TILE_N, PRECISE>;
-  Tile tile;
+  using Sums = BlockTile<TILE_M, TILE_N, PRECISE>;
+  Sums sums;
   pipeline<STAGES>(
       (C + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int c0 = step * DEPTH;
-        fill_async<DEPTH, VC, Tile::THREADS>(stages[stage].xs, x, [&](int m, int c) -> const float * {
+        fill_async<VC, Sums::THREADS>(stages[stage].xs, x, [&](int m, int c) -> const float * {
           return m0 + m < pixels && c0 + c < C ? x + (m0 + m) * C + c0 + c : nullptr;
         });
-        fill_async<DEPTH, VC, Tile::THREADS>(stages[stage].ws, w, [&](int q, int c) -> const float * {
+        fill_async<VC, Sums::THREADS>(stages[stage].ws, w, [&](int q, int c) -> const float * {
           return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
         });
       },
       [&](int stage) {
-        tile.template multiply<DEPTH>([&](int m, int c) { return stages[stage].xs[m][c]; },
-                                      [&](int c, int q) { return stages[stage].ws[q][c]; });
+        sums.template multiply<DEPTH>([&](int m, int c) { return stages[stage].xs(m, c); },
+                                      [&](int c, int q) { return stages[stage].ws(q, c); });
       });
 
   const Epilogue epilogue{b, relu};
-  tile.each_pair([&](int m, int q, float sum, float next) {  // a pair has one a, for q and 2 O are even: neighbours in memory
+  sums.each_pair([&](int m, int q, float sum, float next) {  // a pair has one a, for q and 2 O are even: neighbours in memory
     m += m0, q += q0;
     if (m < pixels) store_pair(y + p.y_at(m, q), epilogue(sum, q % O), epilogue(next, (q + 1) % O), 4 * O - q, true);
   });
@@ -68,32 +67,33 @@ template <int TILE_M, int TILE_N, bool PRECISE, int VC, int VQ>
 __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
 grad_x(const float *__restrict__ dy, const float *__restrict__ w, float *__restrict__ dx, int pixels, int W, int C, int O) {
   struct Stage {
-    float dys[TILE_M][ALONG], ws[DEPTH][down(TILE_N)];
+    SwizzledTile<TILE_M> dys;
+    Tile<DEPTH, TILE_N, 8> ws;
   };
   extern __shared__ __align__(16) float shared[];
   Stage *stages = reinterpret_cast<Stage *>(shared);
   const UpConv2x2 p(pixels, W, C, O);
   const int m0 = blockIdx.x * TILE_M, c0 = blockIdx.y * TILE_N;
 
-  using Tile = BlockTile<TILE_M, TILE_N, PRECISE>;
-  Tile tile;
+  using Sums = BlockTile<TILE_M, TILE_N, PRECISE>;
+  Sums sums;
   pipeline<STAGES>(
       (4 * O + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int q0 = step * DEPTH;
-        fill_async<DEPTH, VQ, Tile::THREADS>(stages[stage].dys, dy, [&](int m, int q) -> const float * {
+        fill_async<VQ, Sums::THREADS>(stages[stage].dys, dy, [&](int m, int q) -> const float * {
           return m0 + m < pixels && q0 + q < 4 * O ? dy + p.y_at(m0 + m, q0 + q) : nullptr;
         });
-        fill_async<TILE_N, VC, Tile::THREADS>(stages[stage].ws, w, [&](int q, int c) -> const float * {
+        fill_async<VC, Sums::THREADS>(stages[stage].ws, w, [&](int q, int c) -> const float * {
           return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
         });
       },
       [&](int stage) {
-        tile.template multiply<DEPTH>([&](int m, int q) { return stages[stage].dys[m][q]; },
-                                      [&](int q, int c) { return stages[stage].ws[q][c]; });
+        sums.template multiply<DEPTH>([&](int m, int q) { return stages[stage].dys(m, q); },
+                                      [&](int q, int c) { return stages[stage].ws(q, c); });
       });
 
-  tile.each_pair([&](int m, int c, float sum, float next) {
+  sums.each_pair([&](int m, int c, float sum, float next) {
     m += m0, c += c0;
     if (m < pixels) store_pair(dx + m * C + c, sum, next, C - c, C % 2 == 0);
   });
@@ -104,7 +104,8 @@ __global__ void __launch_bounds__(TILE_M * TILE_N / 64)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int pixels, int W, int C, int O, int share) {
   struct Stage {
-    float dys[DEPTH][down(TILE_M)], xs[DEPTH][down(TILE_N)];
+    Tile<DEPTH, TILE_M, 8> dys;
+    Tile<DEPTH, TILE_N, 8> xs;
   };
   extern __shared__ __align__(16) float shared[];
   Stage *stages = reinterpret_cast<Stage *>(shared);
@@ -112,26 +113,26 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
   const int q0 = blockIdx.x * TILE_M, c0 = blockIdx.y * TILE_N;
   const int first = blockIdx.z * share, last = min(first + share, pixels);
 
-  using Tile = BlockTile<TILE_M, TILE_N, PRECISE>;
-  Tile tile;
+  using Sums = BlockTile<TILE_M, TILE_N, PRECISE>;
+  Sums sums;
   pipeline<STAGES>(
       (last - first + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int k0 = first + step * DEPTH;
-        fill_async<TILE_M, VQ, Tile::THREADS>(stages[stage].dys, dy, [&](int k, int q) -> const float * {
+        fill_async<VQ, Sums::THREADS>(stages[stage].dys, dy, [&](int k, int q) -> const float * {
           return k0 + k < last && q0 + q < 4 * O ? dy + p.y_at(k0 + k, q0 + q) : nullptr;
         });
-        fill_async<TILE_N, VC, Tile::THREADS>(stages[stage].xs, x, [&](int k, int c) -> const float * {
+        fill_async<VC, Sums::THREADS>(stages[stage].xs, x, [&](int k, int c) -> const float * {
           return k0 + k < last && c0 + c < C ? x + (k0 + k) * C + c0 + c : nullptr;
         });
       },
       [&](int stage) {
-        tile.template multiply<DEPTH>([&](int q, int k) { return stages[stage].dys[k][q]; },
-                                      [&](int k, int c) { return stages[stage].xs[k][c]; });
+        sums.template multiply<DEPTH>([&](int q, int k) { return stages[stage].dys(k, q); },
+                                      [&](int k, int c) { return stages[stage].xs(k, c); });
       });
 
   float *partial = partials + blockIdx.z * 4 * O * C;
-  tile.each_pair([&](int q, int c, float sum, float next) {
+  sums.each_pair([&](int q, int c, float sum, float next) {
     q += q0, c += c0;
     if (q < 4 * O) store_pair(partial + q * C + c, sum, next, C - c, C % 2 == 0);
   });

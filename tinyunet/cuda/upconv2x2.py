@@ -74,9 +74,8 @@ def _run(rung: str, direction: str, x: Array, y: Array, arrays: tuple[Array | No
     template, shared = f"{tiles.width(c_in)}, {tiles.width(2 * c_out)}", 0
     if rung != "02_gemm":
         template = f"{tile.rows}, {tile.columns}, {'true' if '3xtf32' in rung else 'false'}, {template}"
-        along, down = {"forward": (tile.rows + tile.columns, 0), "grad_x": (tile.rows, tile.columns + 8),
-                       "grad_w": (0, tile.rows + tile.columns + 16)}[direction]  # fmt: skip
-        shared = 4 * 4 * (along * (tiles.DEPTH + 4) + down * tiles.DEPTH)  # 4 stages of floats
+        pads = {"forward": 0, "grad_x": 8, "grad_w": 16}[direction]
+        shared = 4 * 4 * tiles.DEPTH * (tile.rows + tile.columns + pads)  # 4 stages of floats
     file = f"upconv2x2/{rung.replace('3xtf32', 'tf32')}.cu"
     runtime.run(file, f"{direction}<{template}>", (*tile.grid(rows, columns), splits), (tile.threads,), args, shared)
 
