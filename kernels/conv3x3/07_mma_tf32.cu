@@ -35,8 +35,10 @@ conv3x3(const float *__restrict__ x, const float *__restrict__ w, const float *_
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;  // g and t as in tu_device.cuh
   const int row = warp / 4 * 64, column = warp % 4 * 32;  // of the warp's tile
 
-  const int pixel = threadIdx.x / 4, channel = threadIdx.x % 4 * 4;  // of x, a thread loads 4 channels of two pixels,
-  const int depth = threadIdx.x / 32, o = threadIdx.x % 32 * 4;      // of w, 4 output channels of two input channels
+  // Of x, a thread loads 4 channels of two pixels. The eight lanes that store together have pixels 4 apart, 80 floats in the
+  // tile: so they fill all banks. Of w, it loads 4 output channels of two input channels.
+  const int pixel = warp * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x / 8 % 4, channel = threadIdx.x % 4 * 4;
+  const int depth = warp, o = threadIdx.x % 32 * 4;
   const Conv3x3::Window windows[2] = {p.window(m0 + pixel), p.window(m0 + pixel + 64)};
 
   float sum[4][4][4] = {};

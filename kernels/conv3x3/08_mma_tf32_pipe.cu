@@ -23,11 +23,11 @@ constexpr int DEPTH = 16, STAGES = 4;
 
 // The tile of a block. One of 64 channels is for layers with so few. In 3xTF32 shared memory has three times as long for a
 // warp's tile, so that half of one is enough: it leaves registers for two factors of each value.
-template <int WIDTH, bool PRECISE> struct Tile {
+template <int WIDTH, bool PRECISE> struct Block {
   static constexpr int CHANNELS = WIDTH, PIXELS = WIDTH == 64 && !PRECISE ? 256 : 128;
   static constexpr int COLUMNS = PRECISE ? 32 : 64, ACROSS = CHANNELS / COLUMNS;  // of a warp; warps side by side
   static constexpr int THREADS = PIXELS / 64 * ACROSS * 32;
-  static constexpr int BLOCKS = WIDTH == 64 && PRECISE ? 3 : 2;                   // that share a multiprocessor
+  static constexpr int BLOCKS = WIDTH == 64 && PRECISE ? 3 : 2;  // that share a multiprocessor
 
   float x[PIXELS][DEPTH + 4];    // one stage; pitches as in 07: no two lanes of a warp want the same bank
   float w[DEPTH][CHANNELS + 8];
@@ -41,35 +41,31 @@ template <bool WIDE> __device__ __forceinline__ void copy4(float *to, const floa
     for (int i = 0; i < 4; i++) tu_cp_async4(to + i, valid > i ? from + at + i : from, valid > i);
 }
 
-// A warp's tile has 64 rows and this many columns. In 3xTF32 shared memory has three times as long for a tile, and half of one
-// leaves registers for two factors of each value.
-__device__ constexpr int warp_columns(bool precise) { return precise ? 32 : 64; }
-__device__ constexpr int threads(int pixels, int channels, bool precise) { return pixels / 64 * (channels / warp_columns(precise)) * 32; }
-
 template <int WIDTH, bool WIDE, bool PRECISE>
-__global__ void __launch_bounds__(Tile<WIDTH, PRECISE>::THREADS, Tile<WIDTH, PRECISE>::BLOCKS)
+__global__ void __launch_bounds__(Block<WIDTH, PRECISE>::THREADS, Block<WIDTH, PRECISE>::BLOCKS)
 conv3x3(const float *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b, float *__restrict__ y,
         int N, int H, int W, int C, int O, int pad, int relu) {
-  using T = Tile<WIDTH, PRECISE>;
-  constexpr int X_QUADS = DEPTH / 4, X_STEP = T::THREADS / X_QUADS, X_PER_THREAD = T::PIXELS / X_STEP;  // copies of 16 bytes
-  constexpr int W_QUADS = WIDTH / 4, W_STEP = T::THREADS / W_QUADS, W_PER_THREAD = DEPTH / W_STEP;
+  using B = Block<WIDTH, PRECISE>;
+  constexpr int X_QUADS = DEPTH / 4, X_STEP = B::THREADS / X_QUADS, X_PER_THREAD = B::PIXELS / X_STEP;  // copies of 16 bytes
+  constexpr int W_QUADS = WIDTH / 4, W_STEP = B::THREADS / W_QUADS, W_PER_THREAD = DEPTH / W_STEP;
   extern __shared__ __align__(16) float memory[];
-  auto stages = reinterpret_cast<T *>(memory);
+  auto stages = reinterpret_cast<B *>(memory);
   const Conv3x3 p{N, H, W, C, O, pad};
-  const int m0 = blockIdx.x * T::PIXELS, o0 = blockIdx.y * WIDTH;
+  const int m0 = blockIdx.x * B::PIXELS, o0 = blockIdx.y * WIDTH;
 
   // This block's part of the pieces, all of them if gridDim.z is 1.
   const int pieces = (C + DEPTH - 1) / DEPTH, share = (9 * pieces + gridDim.z - 1) / gridDim.z;
   const int first = blockIdx.z * share, steps = min(share, 9 * pieces - first);
 
-  const int pixel = threadIdx.x / X_QUADS, channel = threadIdx.x % X_QUADS * 4;
-  const int depth = threadIdx.x / W_QUADS, o = threadIdx.x % W_QUADS * 4;
+  // The eight lanes that store together have two pixels, 4 apart: 80 floats in the tile, so that they fill all banks.
+  const int pixel = threadIdx.x / 32 * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x / 8 % 4;
   Conv3x3::Window windows[X_PER_THREAD];
 #pragma unroll
   for (int i = 0; i < X_PER_THREAD; i++) windows[i] = p.window(m0 + pixel + i * X_STEP);
 
   int tap = first / pieces, c0 = first % pieces * DEPTH;  // of the piece that is copied next
   auto load = [&](int, int stage) {
+    const int channel = threadIdx.x % X_QUADS * 4, depth = threadIdx.x / W_QUADS, o = threadIdx.x % W_QUADS * 4;
     const int at = (tap / 3 * W + tap % 3) * C + c0 + channel;
 #pragma unroll
     for (int i = 0; i < X_PER_THREAD; i++)
@@ -84,8 +80,8 @@ conv3x3(const float *__restrict__ x, const float *__restrict__ w, const float *_
     if (c0 >= C) c0 = 0, tap++;
   };
 
-  const int row = threadIdx.x / 32 / T::ACROSS * 64, column = threadIdx.x / 32 % T::ACROSS * T::COLUMNS;
-  WarpTile<64, T::COLUMNS, PRECISE> tile;
+  const int row = threadIdx.x / 32 / B::ACROSS * 64, column = threadIdx.x / 32 % B::ACROSS * B::COLUMNS;
+  WarpTile<64, B::COLUMNS, PRECISE> tile;
   pipeline<STAGES>(steps, load, [&](int stage) {
     const auto &s = stages[stage];
 #pragma unroll(PRECISE ? 1 : 2)  // unrolled, 3xTF32 would not fit into 128 registers
@@ -99,7 +95,7 @@ conv3x3(const float *__restrict__ x, const float *__restrict__ w, const float *_
   tile.each_pair([&](int i, int j, float sum, float next) {
     const int m = m0 + row + i, to = o0 + column + j;
     if (m >= pixels || to >= O) return;
-    if (to + 1 < O) next = epilogue(next, to + 1);
-    store_pair(y + m * O + to, epilogue(sum, to), next, O - to, O % 2 == 0);
+    if (WIDE || to + 1 < O) next = epilogue(next, to + 1);
+    store_pair(y + m * O + to, epilogue(sum, to), next, O - to, WIDE || O % 2 == 0);
   });
 }
