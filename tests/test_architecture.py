@@ -24,7 +24,7 @@ ALLOWED = {
     "parallel": "errors backend",
     "ladder": "errors backend",
     "cuda": "errors backend files ladder",
-    "rungs": "errors backend parallel ladder",
+    "rungs": "errors backend parallel ladder cuda",
     "ops": "errors backend parallel ladder cuda rungs shapes",
     "init": "backend",
     "layers": "errors backend ops init",
@@ -46,11 +46,11 @@ ALLOWED = {
     "run_folder",
     "config": "errors files spec data train_config",
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
-    "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim check "
+    "catalogue": "errors backend files ladder cuda rungs spec shapes init ops layers unet optim check "
     "data metrics inference evaluation checkpoint plot train_config train",
     "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
-    "cli": "tinyunet errors backend parallel files signals spec shapes unet check "
+    "cli": "tinyunet errors backend parallel cuda files signals spec shapes unet check "
     "data metrics inference evaluation checkpoint plot train_config train config demo catalogue",
     "__main__": "cli",
 }

@@ -81,6 +81,11 @@ def cupy() -> ModuleType:
     return cupy
 
 
+def memory_of_gpu() -> int:
+    """Bytes that the current GPU has, used or free. Raises BackendError if there is none."""
+    return int(cupy().cuda.runtime.memGetInfo()[1])
+
+
 def choose(device: str) -> tuple[Device, str]:
     """What "cpu", "cuda" or "auto" means on this machine, and why in words: "auto" is the GPU if there is one.
 

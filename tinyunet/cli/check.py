@@ -12,6 +12,7 @@ import typer
 from tinyunet.catalogue import CATALOGUE, OPS, SUBJECTS, Kind, Outcome, Property, check_on_rung, rungs_of
 from tinyunet.catalogue.own import CALLS, LIMIT, OwnOutcome, check_own, guess_subject, split_target
 from tinyunet.cli.app import app
+from tinyunet.cli.kernels import check_kernels
 from tinyunet.cli.terminal import Meter, out_console, say, table_of
 from tinyunet.data.sample import counted
 from tinyunet.errors import ConfigError
@@ -58,6 +59,10 @@ def check_(
     show_output: Annotated[
         bool, typer.Option("--show-output", help=f"show what your op prints, not only {LINES} lines where a property fails")
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="check the CUDA kernels, on a GPU or without one", metavar="cuda|emulator", show_default=False),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="say the properties, without checking")] = False,
 ) -> None:
     """Check what every part must keep to: gradients, adjoints, invariances, conventions.
@@ -70,6 +75,11 @@ def check_(
 
     FILE is run, with all your rights. That is no sandbox and no grader for people who cheat: check what you would run anyway.
     """
+    if device is not None:
+        if target is not None or kind or list_:
+            raise ConfigError("check: --device checks tinyunet's own kernels. It goes with --only and --seed alone.")
+        check_kernels(device, only or [], seed)
+        return
     path, name = split_target(target) if target is not None else (None, "")
     if target is None and subject is not None:
         raise ConfigError(f"check: --as says what an op of your own is. For ours use --only {subject}.")

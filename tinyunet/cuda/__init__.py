@@ -6,6 +6,7 @@ through their formulas.
 """
 
 from tinyunet.cuda import crop, head, norm, optim, pool, relu, sums
+from tinyunet.cuda.rungs import precision
 from tinyunet.cuda.runtime import emulated, takes
 
-__all__ = ["crop", "emulated", "head", "norm", "optim", "pool", "relu", "sums", "takes"]
+__all__ = ["crop", "emulated", "head", "norm", "optim", "pool", "precision", "relu", "sums", "takes"]
