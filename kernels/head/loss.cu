@@ -64,7 +64,7 @@ head_loss(const V *__restrict__ x, const float *__restrict__ w, const float *__r
     float a[K] = {};
     if (pixel < pixels) {
       const int label = labels[pixel];
-      const float factor = label == IGNORE ? 0.0f : weights ? share * weights[pixel] : share;
+      const float weight = weights ? weights[pixel] : 1.0f, factor = label == IGNORE ? 0.0f : share * weight;
       tile.logits(a, b);
       energy += factor * cross_entropy(a, label);
       for (int k = 0; k < K; k++) a[k] *= factor;

@@ -24,7 +24,7 @@ struct Columns {
 template <class V> struct Sum {
   V value;
 
-  __device__ void add(const V &v) {
+  __device__ void add(V v) {  // by value: one load of the whole vector, not one of each element
     for (int k = 0; k < Vector<V>::WIDTH; k++) at(value, k) += at(v, k);
   }
   __device__ void merge(const Sum &other) { add(other.value); }

@@ -81,10 +81,10 @@ template <class V, int K> struct HeadTile {
     }
   }
 
-  // This block's part of dw, (C, K), and behind it of db, (K,). db[k] is what the thread has added up of da.
+  // This block's part of dw, (C, K), and behind it of db, (K,). db[k] is what the thread has added up of da. A barrier comes
+  // before: all have added to dw, and nobody needs da any more.
   __device__ void store_part(const float (&db)[K], float *part) {
     const int channels = vectors * WIDTH, warps = blockDim.x / 32;
-    __syncthreads();                                      // all have added to dw, and read da for the last time
     for (int i = threadIdx.x; i < channels * K; i += blockDim.x) {
       float sum = 0.0f;
       for (int slice = 0; slice < slices; slice++)

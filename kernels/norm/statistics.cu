@@ -19,7 +19,7 @@ template <class V> struct Moments {
   float count;  // exact up to 2^24 values, and beyond that its error is one in 2^24
   V mean, m2;   // m2: sum of squared distances from the mean
 
-  __device__ void add(const V &x) {
+  __device__ void add(V x) {
     count += 1.0f;
     const float share = 1.0f / count;
     for (int k = 0; k < Vector<V>::WIDTH; k++) {

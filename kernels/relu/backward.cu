@@ -12,7 +12,7 @@
 // Launch: relu_backward: a thread a vector, grid ceil(n / 256), block 256. relu_backward_bias: as channel_sum.
 #include "tu_columns.cuh"
 
-template <class V> __device__ __forceinline__ V masked(V value, const typename Vector<V>::Bytes &mask) {
+template <class V> __device__ __forceinline__ V masked(V value, typename Vector<V>::Bytes mask) {
   for (int k = 0; k < Vector<V>::WIDTH; k++)
     if (!at(mask, k)) at(value, k) = 0;
   return value;
