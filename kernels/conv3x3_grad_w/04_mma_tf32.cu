@@ -20,7 +20,7 @@ constexpr int DEPTH = 16;         // pixels at a time
 constexpr int PAD = 8;            // a fragment is 4 rows of 8 neighbours: with rows 8 banks apart they meet all 32 banks once
 
 template <bool PRECISE, int VC, int VO>
-__global__ void __launch_bounds__(THREADS, 4)
+__global__ void __launch_bounds__(THREADS, 3)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int N, int H, int W, int C, int O, int pad, int share) {
   __shared__ Tile<DEPTH, TILE, PAD> xs, dys;

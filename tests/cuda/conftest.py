@@ -65,6 +65,20 @@ def conv3x3(compiler):
 
 
 @pytest.fixture
+def poisoned(monkeypatch):
+    """Every array that a launcher makes is full of NaN, so that a result not written shows."""
+    empty = np.empty
+
+    def poison(shape, dtype=float):
+        a = empty(shape, dtype)
+        a.fill(np.nan if a.dtype.kind == "f" else 255)
+        return a
+
+    monkeypatch.setattr(np, "empty", poison)
+    monkeypatch.setattr(np, "empty_like", lambda a: poison(a.shape, a.dtype))
+
+
+@pytest.fixture
 def fake_cupy(monkeypatch):
     """A CuPy without a GPU, which runs kernels in the emulator; `import cupy` finds it."""
     from fake_cupy import FakeCuPy

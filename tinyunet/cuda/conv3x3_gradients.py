@@ -7,10 +7,10 @@ the accuracy of float32.
 
 from __future__ import annotations
 
-import numpy as np
-
 from tinyunet.backend import Array, array_module
 from tinyunet.cuda import conv3x3, runtime, sums, tiles
+from tinyunet.cuda.vectors import cpp, ints, vector
+from tinyunet.errors import ConfigError
 
 GRAD_W = {"01_naive_atomics": 75, "02_block_reduction": 75, "03_split_k": 75, "04_mma_tf32": 80, "04_mma_3xtf32": 80,
           "05_mma_tf32_pipe": 80, "05_mma_3xtf32_pipe": 80}  # fmt: skip
@@ -31,7 +31,7 @@ def pack(w: Array) -> Array:
     _, _, c_in, c_out = w.shape
     packed = array_module(w).empty((3, 3, c_out, c_in), w.dtype)
     grid = (-(-c_out // 32), -(-c_in // 32), 9)
-    runtime.run("conv3x3_grad_x/pack.cu", "pack", grid, (32, 8), (w, packed, np.int32(c_in), np.int32(c_out)))
+    runtime.run("conv3x3_grad_x/pack.cu", "pack", grid, (32, 8), (w, packed, *ints(c_in, c_out)))
     return packed
 
 
@@ -50,11 +50,15 @@ def grad_w(rung: str, x: Array, dy: Array, pad: int, sms: int | None = None) -> 
 
     Rungs from 03 on split the sum into shares, by the number of multiprocessors. `sms` gives another than that of the GPU:
     the same number, the same bits. In 01 the order of the sum is that of the threads, and no two runs need agree.
+
+    Raises ConfigError for a rung that there is not.
     """
+    if rung not in GRAD_W:
+        raise ConfigError(f"conv3x3: the gradient by weight has no rung {rung!r}. Choose one of: {', '.join(GRAD_W)}.")
     n, height, width, c_in = x.shape
     _, rows, cols, c_out = dy.shape
     xp, file = array_module(x), f"conv3x3_grad_w/{rung.replace('3xtf32', 'tf32')}.cu"
-    sizes = tuple(np.int32(size) for size in (n, height, width, c_in, c_out, pad))
+    sizes = ints(n, height, width, c_in, c_out, pad)
     if rung == "01_naive_atomics":
         dw = xp.zeros((3, 3, c_in, c_out), x.dtype)
         runtime.run(file, "grad_w", (-(-dy.size // 256),), (256,), (x, dy, dw, *sizes))
@@ -64,24 +68,24 @@ def grad_w(rung: str, x: Array, dy: Array, pad: int, sms: int | None = None) -> 
         runtime.run(file, "grad_w", (9 * c_in, -(-c_out // 32)), (32, 8), (x, dy, dw, *sizes))
         return dw
 
-    kernel, tile, shared = _instance(rung, c_in, c_out)
+    kernel, tile, shared = _instance(rung, x, dy)
     down, across = tile.grid(9 * c_in, c_out)
     slots = tile.resident * (sms or runtime.multiprocessors(x))
     splits, steps = tiles.splits(-(-n * rows * cols // tiles.DEPTH), down * across, slots)
     partials = xp.empty((splits, 9 * c_in * c_out), x.dtype)
-    args = (x, dy, partials, *sizes, np.int32(steps * tiles.DEPTH))
+    args = (x, dy, partials, *sizes, *ints(steps * tiles.DEPTH))
     runtime.run(file, kernel, (down, across, splits), (tile.threads,), args, shared)
     return sums.add_parts(partials).reshape(3, 3, c_in, c_out)
 
 
-def _instance(rung: str, c_in: int, c_out: int) -> tuple[str, tiles.Tile, int]:
-    """A template with its arguments for these channels, its tile, and the bytes of dynamic shared memory"""
-    widths, precise = f"{tiles.width(c_in)}, {tiles.width(c_out)}", "3xtf32" in rung
-    flag = "true" if precise else "false"
+def _instance(rung: str, x: Array, dy: Array) -> tuple[str, tiles.Tile, int]:
+    """A template with its arguments for these arrays, its tile, and the bytes of dynamic shared memory"""
+    c_in, c_out = x.shape[3], dy.shape[3]
+    widths, precise = f"{vector(c_in, arrays=(x,)).width}, {vector(c_out, arrays=(dy,)).width}", "3xtf32" in rung
     if rung == "03_split_k":
         return f"grad_w<{widths}>", tiles.FMA, 0
     if rung.startswith("04"):
-        return f"grad_w<{flag}, {widths}>", tiles.Tile(64, 64, 128, 4), 0
+        return f"grad_w<{cpp(precise)}, {widths}>", tiles.Tile(64, 64, 128, 3), 0
     rows, columns = (128, 128) if c_out > 64 else (192, 64) if 9 * c_in > 64 else (64, 64)
     shared = 4 * 4 * tiles.DEPTH * (rows + columns + 16)  # 4 stages of floats
-    return f"grad_w<{rows}, {columns}, {flag}, {widths}>", tiles.mma(rows, columns, precise), shared
+    return f"grad_w<{rows}, {columns}, {cpp(precise)}, {widths}>", tiles.mma(rows, columns, precise), shared

@@ -1,4 +1,4 @@
-"""How the matrix products of the gradients and the up-convolution are cut up: into tiles, one for a block, and along their sum."""
+"""How the matrix products of gradients and up-convolution are cut up: into tiles, one for a block, and along their sum."""
 
 from __future__ import annotations
 
@@ -64,8 +64,3 @@ def splits(steps: int, tiles: int, slots: int) -> tuple[int, int]:
     s = min(range(1, max(1, min(steps, 4 * slots // tiles)) + 1), key=time)
     each = -(-steps // s)
     return -(-steps // each), each
-
-
-def width(size: int) -> int:
-    """Floats that a load moves along rows of this many: 4, which is 16 bytes, if that divides them, else 1."""
-    return 4 if size % 4 == 0 else 1

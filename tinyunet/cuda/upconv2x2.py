@@ -7,12 +7,13 @@ float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.cuda import runtime, sums, tiles
+from tinyunet.cuda.vectors import cpp, ints, vector
+from tinyunet.errors import ConfigError
 
 RUNGS = {"01_naive": 75, "02_gemm": 75, "03_mma_tf32": 80, "03_mma_3xtf32": 80}
 """Rung -> lowest architecture, from the one that teaches to the fastest."""
@@ -25,7 +26,7 @@ def forward(rung: str, x: Array, w: Array, b: Array | None = None, relu: bool = 
     """
     n, height, width, _ = x.shape
     y = array_module(x).empty((n, 2 * height, 2 * width, w.shape[2]), x.dtype)
-    _run(rung, "forward", x, y, (x, w, b, y), (np.int32(relu),))
+    _run(rung, "forward", x, y, (x, w, b, y), ints(relu))
     return y
 
 
@@ -49,31 +50,34 @@ def grad_w(rung: str, x: Array, dy: Array, sms: int | None = None) -> Array:
     the same number, the same bits.
     """
     c_in, c_out = x.shape[3], dy.shape[3]
-    splits, share = 1, ()
+    splits, share = 1, ints()
     if rung != "01_naive":
         tile = _tile(rung, "grad_w", x, dy)
         down, across = tile.grid(4 * c_out, c_in)
         slots = tile.resident * (sms or runtime.multiprocessors(x))
         splits, steps = tiles.splits(-(-x.size // c_in // tiles.DEPTH), down * across, slots)
-        share = (np.int32(steps * tiles.DEPTH),)
+        share = ints(steps * tiles.DEPTH)
     partials = array_module(x).empty((splits, 4 * c_out * c_in), x.dtype)
     _run(rung, "grad_w", x, dy, (x, dy, partials), share, splits)
     return sums.add_parts(partials).reshape(2, 2, c_out, c_in)
 
 
-def _run(rung: str, direction: str, x: Array, y: Array, arrays: tuple[Array | None, ...], last: tuple[Any, ...] = (),
+def _run(rung: str, direction: str, x: Array, y: Array, arrays: tuple[Array | None, ...], last: Sequence[Any] = (),
          splits: int = 1) -> None:  # fmt: skip
     """Launch a kernel on arrays; x and y (or their gradients) are those that tell the sizes."""
+    if rung not in RUNGS:
+        raise ConfigError(f"upconv2x2: the rung {rung!r} is unknown. Choose one of: {', '.join(RUNGS)}.")
     c_in, c_out, pixels = x.shape[3], y.shape[3], x.size // x.shape[3]
-    args = (*arrays, *(np.int32(size) for size in (pixels, x.shape[2], c_in, c_out)), *last)
+    args = (*arrays, *ints(pixels, x.shape[2], c_in, c_out), *last)
     rows, columns = {"forward": (pixels, 4 * c_out), "grad_x": (pixels, c_in), "grad_w": (4 * c_out, c_in)}[direction]
     if rung == "01_naive":
         runtime.run("upconv2x2/01_naive.cu", direction, (-(-rows * columns // 256),), (256,), args)
         return
     tile = _tile(rung, direction, x, y)
-    template, shared = f"{tiles.width(c_in)}, {tiles.width(2 * c_out)}", 0
+    present = tuple(a for a in arrays if a is not None)
+    template, shared = f"{vector(c_in, arrays=present).width}, {vector(2 * c_out, arrays=present).width}", 0
     if rung != "02_gemm":
-        template = f"{tile.rows}, {tile.columns}, {'true' if '3xtf32' in rung else 'false'}, {template}"
+        template = f"{tile.rows}, {tile.columns}, {cpp('3xtf32' in rung)}, {template}"
         pads = {"forward": 0, "grad_x": 8, "grad_w": 16}[direction]
         shared = 4 * 4 * tiles.DEPTH * (tile.rows + tile.columns + pads)  # 4 stages of floats
     file = f"upconv2x2/{rung.replace('3xtf32', 'tf32')}.cu"
