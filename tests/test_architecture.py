@@ -48,7 +48,7 @@ ALLOWED = {
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
     "catalogue": "errors backend files ladder cuda rungs spec shapes init ops layers unet optim check "
     "data metrics inference evaluation checkpoint plot train_config train",
-    "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
+    "tinyunet": "errors parallel ladder cuda spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
     "cli": "tinyunet errors backend parallel cuda files signals spec shapes unet check "
     "data metrics inference evaluation checkpoint plot train_config train config demo catalogue",

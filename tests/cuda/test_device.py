@@ -9,6 +9,7 @@ import pytest
 
 import tinyunet as tu
 from tinyunet.backend import array_module, device_of, to_numpy
+from tinyunet.cuda import runtime
 from tinyunet.errors import BackendError
 from tinyunet.ops import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
@@ -95,13 +96,18 @@ def settings(steps):
     return tu.TrainConfig(steps=steps, batch=2, tile=20, validate_every=5, optimizer="sgd", momentum=0.9, lr=1e-2)
 
 
-def test_ten_steps_and_a_checkpoint_are_those_of_numpy(cupy, tmp_path):
+@pytest.mark.parametrize("rungs", [
+    pytest.param({"conv3x3": "taps", "upconv2x2": "gemm"}, id="CuPy's products"),
+    pytest.param({}, id="kernels", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_ten_steps_and_a_checkpoint_are_those_of_numpy(rungs, cupy, compiler, tmp_path):
     """The losses of ten steps, the scores, the checkpoint's arrays; and each device goes on with the other's checkpoint."""
     data = tu.synthetic("dic", n=4, size=64, rng=np.random.default_rng(0))
     spec = tu.preset("same_bn", base=2, depth=2, dropout=0.5)
     train, val = data[:3], data[3:]
     wanted = list(tu.fit(tu.UNet(spec, rng=1), train, val, settings(10), out=tmp_path / "cpu"))
-    found = list(tu.fit(tu.UNet(spec, rng=1).to("cuda"), train, val, settings(10), out=tmp_path / "cuda"))
+    with tu.rung(**rungs):
+        found = list(tu.fit(tu.UNet(spec, rng=1).to("cuda"), train, val, settings(10), out=tmp_path / "cuda"))
     np.testing.assert_allclose([r.loss for r in found], [r.loss for r in wanted], rtol=1e-4)
     assert [r.samples for r in found] == [r.samples for r in wanted]
     assert found[-1].scores.mean_iou == pytest.approx(wanted[-1].scores.mean_iou, abs=0.02)
@@ -110,7 +116,8 @@ def test_ten_steps_and_a_checkpoint_are_those_of_numpy(cupy, tmp_path):
     for name, array in here.model.state().items():
         np.testing.assert_allclose(there.model.state()[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
     for model, folder in ((tu.UNet(spec).to("cuda"), "cpu"), (tu.UNet(spec), "cuda")):
-        records = list(tu.fit(model, train, val, settings(11), out=tmp_path / folder, resume=True))
+        with tu.rung(**rungs):
+            records = list(tu.fit(model, train, val, settings(11), out=tmp_path / folder, resume=True))
         assert [r.step for r in records] == [11]
 
 
@@ -125,7 +132,7 @@ def test_a_checkpoint_of_the_device_is_that_of_the_host(cupy, tmp_path):
 
 @pytest.mark.parametrize("average", ["none", "dihedral8", "rotate7"])
 def test_prediction_is_that_of_numpy(average, cupy, rng):
-    """Tiles go to the device one by one, and what comes back is an array of the host."""
+    """Tiles go to the device one by one, and what comes back is an array of the host. In float64, so that no kernel runs."""
     model, image = model_of("paper").eval(), rng.standard_normal((50, 60))
     wanted = tu.predict_proba(model, image, tile_in=tu.shapes.input_size(model.spec, 24), average=average)
     found = tu.predict_proba(model.to("cuda"), image, tile_in=tu.shapes.input_size(model.spec, 24), average=average)
@@ -169,3 +176,33 @@ def test_nothing_is_copied_to_the_other_device_unasked(cupy, rng):
         softmax_cross_entropy_forward(logits, cupy.asarray(labels), weights)
     with pytest.raises(BackendError, match=r"conv2d: w is on the CPU .* the input is on the GPU"):
         tu.ops.conv2d_forward(cupy.asarray(x), np.zeros((3, 3, 1, 2)), np.zeros(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPECS)
+def test_a_step_through_emulated_kernels_is_that_of_numpy(name, compiler):
+    """Every gradient of a small network in float32, within 1e-5 of float64, and the checker finds nothing in any launch."""
+    _, wanted = one_pass(model_of(name), np.random.default_rng(5))
+    with tu.cuda.emulated(mode="check") as run:
+        _, found = one_pass(model_of(name, "float32"), np.random.default_rng(5))
+    assert run.problems == []
+    assert len(run.reports) > 50
+    for key, value in wanted.items():
+        error = np.linalg.norm(found[key] - value)
+        # Of a bias in front of batch norm the gradient is zero, and rounding is all that there is.
+        assert error <= 1e-5 * np.linalg.norm(value) + 1e-6, (key, error, np.linalg.norm(value))
+
+
+def test_a_rung_picked_by_hand_runs_in_the_whole_network(compiler, monkeypatch):
+    """Inside `emulated`, every 3x3 convolution of a pass is that rung; outside, NumPy's arrays are refused, with the reason."""
+    files, run = [], runtime.run
+    monkeypatch.setattr(runtime, "run", lambda file, *args: (files.append(file), run(file, *args)))
+    with tu.cuda.emulated(), tu.rung(conv3x3="03_halo_tile", upconv2x2="01_naive"):
+        one_pass(model_of("paper", "float32"), np.random.default_rng(5))
+    assert {file for file in files if file.startswith("conv3x3/")} == {"conv3x3/03_halo_tile.cu"}
+    assert {file for file in files if file.startswith("upconv2x2/")} == {"upconv2x2/01_naive.cu"}
+    assert files.count("conv3x3/03_halo_tile.cu") == 2 * 10  # forward, and gradient by input, of ten convolutions
+    with tu.rung(conv3x3="03_halo_tile"), pytest.raises(BackendError, match=r"kernels take CuPy's arrays, or NumPy's inside"):
+        one_pass(model_of("paper", "float32"), np.random.default_rng(5))
+    with tu.cuda.emulated(), tu.rung(conv3x3="03_halo_tile"), pytest.raises(BackendError, match=r"float32, not float64"):
+        one_pass(model_of("paper"), np.random.default_rng(5))
