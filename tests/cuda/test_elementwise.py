@@ -244,20 +244,6 @@ def wrong(got, case):
 
 
 @pytest.fixture
-def poisoned(monkeypatch):
-    """Fresh arrays are full of NaN, or of 255: what a kernel leaves out is seen."""
-    empty = np.empty
-
-    def poison(shape, dtype=float):
-        a = empty(shape, dtype)
-        a.reshape(-1).view(np.uint8)[...] = 255
-        return a
-
-    monkeypatch.setattr(np, "empty", poison)
-    monkeypatch.setattr(np, "empty_like", lambda a: poison(a.shape, a.dtype))
-
-
-@pytest.fixture
 def short_runs(monkeypatch):
     """At most three blocks add up one sum, so that in small maps, too, a block of a head has several tiles."""
     monkeypatch.setattr(head, "PARTS", 3)
@@ -285,6 +271,35 @@ def test_every_order_of_threads_gives_the_same(name, compiler, poisoned, short_r
             results.append([a.tobytes() for a in case.run()])
     assert all(result == results[0] for result in results)
     assert wrong(case.run(), case) is None
+
+
+# N, H, W, C_up, C_skip, O, pad: one pixel of output, more than one tile of pixels and of channels, a crop off centre
+CONCATENATED = [(1, 3, 3, 16, 16, 4, 0), (2, 9, 9, 32, 16, 68, 1), (1, 13, 14, 16, 48, 132, 0)]
+
+
+@pytest.mark.parametrize("precise", [True, False])
+@pytest.mark.parametrize("shape", CONCATENATED, ids=str)
+def test_a_convolution_reads_two_maps(shape, precise, compiler, poisoned, rng):
+    """conv_forward is the convolution of the concatenation, with bias and ReLU, in 3xTF32 and in TF32; no problem is found."""
+    n, h, w, c_up, c_skip, c_out, pad = shape
+    up, skip = draw(rng, n, h, w, c_up), draw(rng, n, h + 3, w + 2, c_skip)
+    weights, b = draw(rng, 3, 3, c_up + c_skip, c_out), draw(rng, c_out)
+    joined, ctx = ops.crop_concat_forward(*double(up, skip))
+    wanted, _ = ops.conv2d_forward(joined, *double(weights, b), "same" if pad else "valid")
+    wanted = np.maximum(wanted, 0)
+    with runtime.emulated(mode="check") as emulation:
+        y = crop.conv_forward(up, skip, ctx.crop.top, ctx.crop.left, weights, pad, b, relu=True, precise=precise)
+    assert not emulation.problems, emulation.problems[0]
+    assert np.linalg.norm(y - wanted) < (5e-6 if precise else 6e-4) * np.linalg.norm(wanted)
+
+
+def test_a_convolution_of_odd_channels_is_refused(compiler, rng):
+    """24 channels are no multiple of 16: who, how many, and what to do instead; likewise 6 channels out."""
+    for c_skip, c_out in ((24, 8), (16, 6)):
+        up, skip, w = draw(rng, 1, 4, 4, 16), draw(rng, 1, 4, 4, c_skip), draw(rng, 3, 3, 16 + c_skip, c_out)
+        assert not crop.conv_takes(up, skip, w)
+        with pytest.raises(BackendError, match=f"16 and {c_skip} channels to {c_out} on sm_90. .* Concatenate with crop.forward"):
+            crop.conv_forward(up, skip, 0, 0, w, 0)
 
 
 # Bytes loaded and stored for each value of the map, by the kernels' names of the arrays; what is not named, nowhere. A pooled
@@ -375,11 +390,11 @@ def test_without_labels_there_is_no_loss(compiler, rng):
 
 def test_a_head_that_does_not_fit_is_refused(rng):
     """More than 8 classes, or a pixel too long for shared memory: who, how many, and what to do instead."""
-    assert head.takes(64, 8) and head.takes(256, 2) and head.takes(1, 1)
+    assert all(head.takes(*sizes) for sizes in ((64, 8), (256, 2), (1, 1)))
     for channels, classes in ((64, 9), (500, 2)):
         assert not head.takes(channels, classes)
         x, w = np.zeros((1, 1, 1, channels), np.float32), np.zeros((1, 1, channels, classes), np.float32)
-        with pytest.raises(BackendError, match=f"head: {channels} channels to {classes} classes do not fit .* Use a matrix product"):
+        with pytest.raises(BackendError, match=f"head: {channels} channels to {classes} classes do not fit .* a matrix product"):
             head.forward(x, w, np.zeros(classes, np.float32))
 
 
@@ -389,14 +404,18 @@ BUGS = {
     "bias by the wrong channel": ("bias_relu_forward", "relu/forward.cu", "b[i % vectors]", "b[0]"),
     "mask not used": ("relu_backward", "relu/backward.cu", "if (!at(mask, k)) at(value, k) = 0;", ""),
     "a part is left out": ("column_sums", "include/tu_columns.cuh", "rows > 1; rows = ", "rows > 3; rows = "),
-    "the last run is cut short": ("column_sums", "include/tu_columns.cuh", "(pixels + gridDim.y - 1) / gridDim.y", "pixels / gridDim.y"),
-    "Welford with the old mean twice": ("norm_forward", "norm/statistics.cu", "before * (at(x, k) - at(mean, k))", "before * before"),
+    "the last run is cut short": ("column_sums", "include/tu_columns.cuh",
+        "(pixels + gridDim.y - 1) / gridDim.y", "pixels / gridDim.y"),
+    "Welford with the old mean twice": ("norm_forward", "norm/statistics.cu",
+        "before * (at(x, k) - at(mean, k))", "before * before"),
     "Chan without the distance": ("norm_forward", "norm/statistics.cu", " + distance * distance * (count * share)", ""),
     "biased by one": ("norm_forward", "norm/statistics.cu", "at(m.m2, k) /= m.count", "at(m.m2, k) /= m.count - 1"),
     "no gradient through the mean": ("norm_backward", "norm/backward.cu", "at(g, k) - at(dbeta, k) * share -", "at(g, k) -"),
     "mask of a batch norm without beta": ("norm_relu", "norm/backward.cu", "at(g, k), at(b, k)) <= 0", "at(g, k), 0) <= 0"),
-    "the last of equal values wins": ("pool_forward", "pool/forward.cu", "!(at(rival, k) <= at(best, k))", "!(at(rival, k) < at(best, k))"),
-    "rows and columns of a window swapped": ("pool_backward", "pool/backward.cu", "p / 2, v = 2 * j + p % 2", "p % 2, v = 2 * j + p / 2"),
+    "the last of equal values wins": ("pool_forward", "pool/forward.cu",
+        "!(at(rival, k) <= at(best, k))", "!(at(rival, k) < at(best, k))"),
+    "rows and columns of a window swapped": ("pool_backward", "pool/backward.cu",
+        "p / 2, v = 2 * j + p % 2", "p % 2, v = 2 * j + p / 2"),
     "the skip's crop not shifted": ("pool_and_crop_backward", "include/tu_concat.cuh", "i = h - top", "i = h"),
     "the seam one channel off": ("crop_forward", "include/tu_concat.cuh", "c < up_channels ?", "c <= up_channels ?"),
     "dskip from the up path's channels": ("crop_backward", "include/tu_concat.cuh", "* channels + channel + c", "* channels + c"),
