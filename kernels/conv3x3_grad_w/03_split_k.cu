@@ -26,24 +26,24 @@ __global__ void __launch_bounds__(THREADS)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int N, int H, int W, int C, int O, int pad, int share) {
   __shared__ Tile<DEPTH, TILE> xs, dys;
-  const Patches patches(Conv3x3{N, H, W, C, O, pad}, x);
+  const Conv3x3 p{N, H, W, C, O, pad};
   const int m0 = blockIdx.x * TILE, o0 = blockIdx.y * TILE;
-  const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
+  const int first = blockIdx.z * share, last = min(first + share, N * p.P() * p.Q());
 
   RegisterTile sums;
+  using Thread = Walk<TILE, VC, THREADS>;
+  PatchWalk patches(p, x, m0 + Thread::column(), first + Thread::row(), last, Thread::stride);
   for (int k0 = first; k0 < last; k0 += DEPTH) {
-    fill<VC, THREADS>(xs, [&](int k, int m) -> const float * {
-      return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
-    });
+    fill<VC, THREADS>(xs, [&](int, int) { return patches.next(); });
     fill<VO, THREADS>(dys, [&](int k, int o) -> const float * {
-      return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
+      return (k0 + k < last) & (o0 + o < O) ? dy + (k0 + k) * O + o0 + o : nullptr;
     });
     __syncthreads();                     // the tiles are complete
     sums.multiply(xs, dys);
     __syncthreads();                     // nobody needs them any more
   }
-  float *partial = partials + blockIdx.z * patches.columns * O;
+  float *partial = partials + blockIdx.z * 9 * C * O;
   sums.store<VO>([&](int m, int o) -> float * {
-    return m0 + m < patches.columns && o0 + o < O ? partial + (m0 + m) * O + o0 + o : nullptr;
+    return m0 + m < 9 * C && o0 + o < O ? partial + (m0 + m) * O + o0 + o : nullptr;
   });
 }

@@ -24,18 +24,18 @@ __global__ void __launch_bounds__(THREADS, 3)
 grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restrict__ partials,
        int N, int H, int W, int C, int O, int pad, int share) {
   __shared__ Tile<DEPTH, TILE, PAD> xs, dys;
-  const Patches patches(Conv3x3{N, H, W, C, O, pad}, x);
+  const Conv3x3 p{N, H, W, C, O, pad};
   const int m0 = blockIdx.x * TILE, o0 = blockIdx.y * TILE;
-  const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
+  const int first = blockIdx.z * share, last = min(first + share, N * p.P() * p.Q());
   const int warp = threadIdx.x / 32, m_warp = warp / 2 * 32, o_warp = warp % 2 * 32;  // where in the tile the warp's part is
 
   WarpTile<32, 32, PRECISE> sums;
+  using Thread = Walk<TILE, VC, THREADS>;
+  PatchWalk patches(p, x, m0 + Thread::column(), first + Thread::row(), last, Thread::stride);
   for (int k0 = first; k0 < last; k0 += DEPTH) {
-    fill<VC, THREADS>(xs, [&](int k, int m) -> const float * {
-      return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
-    });
+    fill<VC, THREADS>(xs, [&](int, int) { return patches.next(); });
     fill<VO, THREADS>(dys, [&](int k, int o) -> const float * {
-      return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
+      return (k0 + k < last) & (o0 + o < O) ? dy + (k0 + k) * O + o0 + o : nullptr;
     });
     __syncthreads();                     // the tiles are complete
 #pragma unroll
@@ -44,9 +44,9 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
                     [&](int k, int o) { return dys(k8 + k, o_warp + o); });
     __syncthreads();                     // nobody needs them any more
   }
-  float *partial = partials + blockIdx.z * patches.columns * O;
+  float *partial = partials + blockIdx.z * 9 * C * O;
   sums.each_pair([&](int m, int o, float sum, float next) {
     m += m0 + m_warp, o += o0 + o_warp;
-    if (m < patches.columns) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
+    if (m < 9 * C) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
   });
 }

@@ -33,21 +33,21 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
   extern __shared__ __align__(16) float shared[];
   Stage *stages = reinterpret_cast<Stage *>(shared);
 
-  const Patches patches(Conv3x3{N, H, W, C, O, pad}, x);
+  const Conv3x3 p{N, H, W, C, O, pad};
   const int m0 = blockIdx.x * TILE_M, o0 = blockIdx.y * TILE_O;
-  const int first = blockIdx.z * share, last = min(first + share, patches.pixels);
+  const int first = blockIdx.z * share, last = min(first + share, N * p.P() * p.Q());
 
   using Sums = BlockTile<TILE_M, TILE_O, PRECISE>;
   Sums sums;
+  using Thread = Walk<TILE_M, VC, Sums::THREADS>;
+  PatchWalk patches(p, x, m0 + Thread::column(), first + Thread::row(), last, Thread::stride);
   pipeline<STAGES>(
       (last - first + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int k0 = first + step * DEPTH;
-        fill_async<VC, Sums::THREADS>(stages[stage].xs, x, [&](int k, int m) -> const float * {
-          return k0 + k < last ? patches.at(k0 + k, m0 + m) : nullptr;
-        });
-        fill_async<VO, Sums::THREADS>(stages[stage].dys, dy, [&](int k, int o) -> const float * {
-          return k0 + k < last && o0 + o < O ? dy + (k0 + k) * O + o0 + o : nullptr;
+        fill_async<VC, Sums::THREADS>(stages[stage].xs, [&](int, int) { return patches.next(); });
+        fill_async<VO, Sums::THREADS>(stages[stage].dys, [&](int k, int o) -> const float * {
+          return (k0 + k < last) & (o0 + o < O) ? dy + (k0 + k) * O + o0 + o : nullptr;
         });
       },
       [&](int stage) {
@@ -55,9 +55,9 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
                                       [&](int k, int o) { return stages[stage].dys(k, o); });
       });
 
-  float *partial = partials + blockIdx.z * patches.columns * O;
+  float *partial = partials + blockIdx.z * 9 * C * O;
   sums.each_pair([&](int m, int o, float sum, float next) {
     m += m0, o += o0;
-    if (m < patches.columns) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
+    if (m < 9 * C) store_pair(partial + m * O + o, sum, next, O - o, O % 2 == 0);
   });
 }

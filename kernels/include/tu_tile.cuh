@@ -3,7 +3,8 @@
 // The functions ask `at(row, column)` for the address of an element, and take zero where it is null: past an edge, outside
 // the image. They move VECTOR floats at a time, 4 or 1. With 4, addresses must be multiples of 16 bytes, and a vector lies
 // wholly inside or wholly outside. A block of THREADS threads in one dimension fills a tile together; who reads it waits
-// first, by __syncthreads() or as `pipeline` does.
+// first, by __syncthreads() or as `pipeline` does. A thread asks for its elements row by row, from above; where a row's vectors
+// divide THREADS they are all in one column, `Walk::column`, and `Walk::stride` rows apart.
 #pragma once
 #include "tu_device.cuh"
 
@@ -27,11 +28,25 @@ struct alignas(16) SwizzledTile {
   }
 };
 
+// Whether a thread has a vector number k of ALL. The compiler, which does not know that there are no more than THREADS threads,
+// need not look where they divide the vectors evenly, and can take loops apart.
+template <int ALL, int THREADS> __device__ __forceinline__ bool inside(int k) { return ALL % THREADS == 0 || k < ALL; }
+
+template <int COLUMNS, int VECTOR, int THREADS>
+struct Walk {
+  static_assert(THREADS % (COLUMNS / VECTOR) == 0, "each thread has one column");
+  static constexpr int stride = THREADS / (COLUMNS / VECTOR);
+  static __device__ int row() { return threadIdx.x / (COLUMNS / VECTOR); }  // the first
+  static __device__ int column() { return threadIdx.x % (COLUMNS / VECTOR) * VECTOR; }
+};
+
 template <int VECTOR, int THREADS, class Shared, class At>
 __device__ __forceinline__ void fill(Shared &tile, At at) {
   constexpr int VECTORS = Shared::COLUMNS / VECTOR;  // of a row
 #pragma unroll
-  for (int k = threadIdx.x; k < Shared::ROWS * VECTORS; k += THREADS) {
+  for (int k0 = 0; k0 < Shared::ROWS * VECTORS; k0 += THREADS) {
+    const int k = k0 + threadIdx.x;
+    if (!inside<Shared::ROWS * VECTORS, THREADS>(k)) break;
     const int row = k / VECTORS, column = k % VECTORS * VECTOR;
     const float *from = at(row, column);
     if constexpr (VECTOR == 4)
@@ -48,7 +63,9 @@ template <int VECTOR, int THREADS, class Shared, class At>
 __device__ __forceinline__ void fill_transposed(Shared &tile, At at) {
   constexpr int VECTORS = Shared::ROWS / VECTOR;
 #pragma unroll
-  for (int k = threadIdx.x; k < Shared::COLUMNS * VECTORS; k += THREADS) {
+  for (int k0 = 0; k0 < Shared::COLUMNS * VECTORS; k0 += THREADS) {
+    const int k = k0 + threadIdx.x;
+    if (!inside<Shared::COLUMNS * VECTORS, THREADS>(k)) break;
     const int column = k / VECTORS, row = k % VECTORS * VECTOR;
     const float *from = at(column, row);
     if constexpr (VECTOR == 4) {
@@ -63,19 +80,20 @@ __device__ __forceinline__ void fill_transposed(Shared &tile, At at) {
   }
 }
 
-// The same as `fill`, by asynchronous copies: they have landed when the thread has waited for them. `any` is some valid
-// address, for copies that only fill in zeros.
+// The same as `fill`, by asynchronous copies: they have landed when the thread has waited for them.
 template <int VECTOR, int THREADS, class Shared, class At>
-__device__ __forceinline__ void fill_async(Shared &tile, const float *any, At at) {
+__device__ __forceinline__ void fill_async(Shared &tile, At at) {
   constexpr int VECTORS = Shared::COLUMNS / VECTOR;
 #pragma unroll (VECTOR == 4 ? 8 : 4)  // more would keep more addresses than there are registers
-  for (int k = threadIdx.x; k < Shared::ROWS * VECTORS; k += THREADS) {
+  for (int k0 = 0; k0 < Shared::ROWS * VECTORS; k0 += THREADS) {
+    const int k = k0 + threadIdx.x;
+    if (!inside<Shared::ROWS * VECTORS, THREADS>(k)) break;
     const int row = k / VECTORS, column = k % VECTORS * VECTOR;
     const float *from = at(row, column);
     if constexpr (VECTOR == 4)
-      tu_cp_async16(&tile(row, column), from ? from : any, from != nullptr);
+      tu_cp_async16(&tile(row, column), from, from != nullptr);
     else
-      tu_cp_async4(&tile(row, column), from ? from : any, from != nullptr);
+      tu_cp_async4(&tile(row, column), from, from != nullptr);
   }
 }
 

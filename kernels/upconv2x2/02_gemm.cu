@@ -34,10 +34,10 @@ forward(const float *__restrict__ x, const float *__restrict__ w, const float *_
   RegisterTile sums;
   for (int c0 = 0; c0 < C; c0 += DEPTH) {
     fill_transposed<VC, THREADS>(xs, [&](int m, int c) -> const float * {
-      return m0 + m < pixels && c0 + c < C ? x + (m0 + m) * C + c0 + c : nullptr;
+      return (m0 + m < pixels) & (c0 + c < C) ? x + (m0 + m) * C + c0 + c : nullptr;
     });
     fill_transposed<VC, THREADS>(ws, [&](int q, int c) -> const float * {
-      return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
+      return (q0 + q < 4 * O) & (c0 + c < C) ? w + (q0 + q) * C + c0 + c : nullptr;
     });
     __syncthreads();             // the tiles are complete
     sums.multiply(xs, ws);
@@ -45,7 +45,7 @@ forward(const float *__restrict__ x, const float *__restrict__ w, const float *_
   }
   const Epilogue epilogue{b, relu};
   sums.store<VQ>(
-      [&](int m, int q) -> float * { return m0 + m < pixels && q0 + q < 4 * O ? y + p.y_at(m0 + m, q0 + q) : nullptr; },
+      [&](int m, int q) -> float * { return (m0 + m < pixels) & (q0 + q < 4 * O) ? y + p.y_at(m0 + m, q0 + q) : nullptr; },
       [&](float sum, int q) { return epilogue(sum, (q0 + q) % O); });
 }
 
@@ -60,17 +60,17 @@ grad_x(const float *__restrict__ dy, const float *__restrict__ w, float *__restr
   RegisterTile sums;
   for (int q0 = 0; q0 < 4 * O; q0 += DEPTH) {
     fill_transposed<VQ, THREADS>(dys, [&](int m, int q) -> const float * {
-      return m0 + m < pixels && q0 + q < 4 * O ? dy + p.y_at(m0 + m, q0 + q) : nullptr;
+      return (m0 + m < pixels) & (q0 + q < 4 * O) ? dy + p.y_at(m0 + m, q0 + q) : nullptr;
     });
     fill<VC, THREADS>(ws, [&](int q, int c) -> const float * {
-      return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
+      return (q0 + q < 4 * O) & (c0 + c < C) ? w + (q0 + q) * C + c0 + c : nullptr;
     });
     __syncthreads();             // the tiles are complete
     sums.multiply(dys, ws);
     __syncthreads();             // nobody needs them any more
   }
   sums.store<VC>([&](int m, int c) -> float * {
-    return m0 + m < pixels && c0 + c < C ? dx + (m0 + m) * C + c0 + c : nullptr;
+    return (m0 + m < pixels) & (c0 + c < C) ? dx + (m0 + m) * C + c0 + c : nullptr;
   });
 }
 
@@ -86,10 +86,10 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
   RegisterTile sums;
   for (int k0 = first; k0 < last; k0 += DEPTH) {
     fill<VQ, THREADS>(dys, [&](int k, int q) -> const float * {
-      return k0 + k < last && q0 + q < 4 * O ? dy + p.y_at(k0 + k, q0 + q) : nullptr;
+      return (k0 + k < last) & (q0 + q < 4 * O) ? dy + p.y_at(k0 + k, q0 + q) : nullptr;
     });
     fill<VC, THREADS>(xs, [&](int k, int c) -> const float * {
-      return k0 + k < last && c0 + c < C ? x + (k0 + k) * C + c0 + c : nullptr;
+      return (k0 + k < last) & (c0 + c < C) ? x + (k0 + k) * C + c0 + c : nullptr;
     });
     __syncthreads();             // the tiles are complete
     sums.multiply(dys, xs);
@@ -97,6 +97,6 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
   }
   float *partial = partials + blockIdx.z * 4 * O * C;
   sums.store<VC>([&](int q, int c) -> float * {
-    return q0 + q < 4 * O && c0 + c < C ? partial + (q0 + q) * C + c0 + c : nullptr;
+    return (q0 + q < 4 * O) & (c0 + c < C) ? partial + (q0 + q) * C + c0 + c : nullptr;
   });
 }

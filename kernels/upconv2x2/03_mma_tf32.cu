@@ -44,11 +44,11 @@ forward(const float *__restrict__ x, const float *__restrict__ w, const float *_
       (C + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int c0 = step * DEPTH;
-        fill_async<VC, Sums::THREADS>(stages[stage].xs, x, [&](int m, int c) -> const float * {
-          return m0 + m < pixels && c0 + c < C ? x + (m0 + m) * C + c0 + c : nullptr;
+        fill_async<VC, Sums::THREADS>(stages[stage].xs, [&](int m, int c) -> const float * {
+          return (m0 + m < pixels) & (c0 + c < C) ? x + (m0 + m) * C + c0 + c : nullptr;
         });
-        fill_async<VC, Sums::THREADS>(stages[stage].ws, w, [&](int q, int c) -> const float * {
-          return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
+        fill_async<VC, Sums::THREADS>(stages[stage].ws, [&](int q, int c) -> const float * {
+          return (q0 + q < 4 * O) & (c0 + c < C) ? w + (q0 + q) * C + c0 + c : nullptr;
         });
       },
       [&](int stage) {
@@ -81,11 +81,11 @@ grad_x(const float *__restrict__ dy, const float *__restrict__ w, float *__restr
       (4 * O + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int q0 = step * DEPTH;
-        fill_async<VQ, Sums::THREADS>(stages[stage].dys, dy, [&](int m, int q) -> const float * {
-          return m0 + m < pixels && q0 + q < 4 * O ? dy + p.y_at(m0 + m, q0 + q) : nullptr;
+        fill_async<VQ, Sums::THREADS>(stages[stage].dys, [&](int m, int q) -> const float * {
+          return (m0 + m < pixels) & (q0 + q < 4 * O) ? dy + p.y_at(m0 + m, q0 + q) : nullptr;
         });
-        fill_async<VC, Sums::THREADS>(stages[stage].ws, w, [&](int q, int c) -> const float * {
-          return q0 + q < 4 * O && c0 + c < C ? w + (q0 + q) * C + c0 + c : nullptr;
+        fill_async<VC, Sums::THREADS>(stages[stage].ws, [&](int q, int c) -> const float * {
+          return (q0 + q < 4 * O) & (c0 + c < C) ? w + (q0 + q) * C + c0 + c : nullptr;
         });
       },
       [&](int stage) {
@@ -119,11 +119,11 @@ grad_w(const float *__restrict__ x, const float *__restrict__ dy, float *__restr
       (last - first + DEPTH - 1) / DEPTH,
       [&](int step, int stage) {
         const int k0 = first + step * DEPTH;
-        fill_async<VQ, Sums::THREADS>(stages[stage].dys, dy, [&](int k, int q) -> const float * {
-          return k0 + k < last && q0 + q < 4 * O ? dy + p.y_at(k0 + k, q0 + q) : nullptr;
+        fill_async<VQ, Sums::THREADS>(stages[stage].dys, [&](int k, int q) -> const float * {
+          return (k0 + k < last) & (q0 + q < 4 * O) ? dy + p.y_at(k0 + k, q0 + q) : nullptr;
         });
-        fill_async<VC, Sums::THREADS>(stages[stage].xs, x, [&](int k, int c) -> const float * {
-          return k0 + k < last && c0 + c < C ? x + (k0 + k) * C + c0 + c : nullptr;
+        fill_async<VC, Sums::THREADS>(stages[stage].xs, [&](int k, int c) -> const float * {
+          return (k0 + k < last) & (c0 + c < C) ? x + (k0 + k) * C + c0 + c : nullptr;
         });
       },
       [&](int stage) {

@@ -47,6 +47,7 @@ def test_a_rung_agrees_with_the_loops(rung, shape, compiler, poisoned, rng):
     agree(rung, *arguments(rng, *shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", ["03_mma_tf32", "03_mma_3xtf32"])
 @pytest.mark.parametrize("shape", [(1, 9, 15, 136, 36), (1, 2, 70, 12, 18)], ids=str)
 def test_large_tiles_agree_too(rung, shape, compiler, poisoned, monkeypatch, rng):

@@ -81,11 +81,13 @@ def grad_w(rung: str, x: Array, dy: Array, pad: int, sms: int | None = None) -> 
 def _instance(rung: str, x: Array, dy: Array) -> tuple[str, tiles.Tile, int]:
     """A template with its arguments for these arrays, its tile, and the bytes of dynamic shared memory"""
     c_in, c_out = x.shape[3], dy.shape[3]
-    widths, precise = f"{vector(c_in, arrays=(x,)).width}, {vector(c_out, arrays=(dy,)).width}", "3xtf32" in rung
+    along_c, precise = vector(c_in, arrays=(x,)).width, "3xtf32" in rung
+    widths = f"{along_c}, {vector(c_out, arrays=(dy,)).width}"
     if rung == "03_split_k":
         return f"grad_w<{widths}>", tiles.FMA, 0
     if rung.startswith("04"):
         return f"grad_w<{cpp(precise)}, {widths}>", tiles.Tile(64, 64, 128, 3), 0
-    rows, columns = (128, 128) if c_out > 64 else (192, 64) if 9 * c_in > 64 else (64, 64)
+    columns = 64 if c_out <= 64 and along_c == 4 else 128  # fewer threads could not have a column each, of single floats
+    rows = 192 if columns == 64 else 128 if 9 * c_in > 64 else 64
     shared = 4 * 4 * tiles.DEPTH * (rows + columns + 16)  # 4 stages of floats
     return f"grad_w<{rows}, {columns}, {cpp(precise)}, {widths}>", tiles.mma(rows, columns, precise), shared
