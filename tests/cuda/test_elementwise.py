@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyunet import ops
-from tinyunet.cuda import crop, head, norm, optim, pool, relu, runtime, source, sums
+from tinyunet.cuda import crop, head, loader, norm, optim, pool, relu, runtime, source, sums
 from tinyunet.errors import BackendError
 
 # N, H, W, C: one pixel, odd sizes, channels that are no multiples of 4 and of 32, several groups and several parts
@@ -273,24 +273,68 @@ def test_every_order_of_threads_gives_the_same(name, compiler, poisoned, short_r
     assert wrong(case.run(), case) is None
 
 
+@pytest.fixture
+def on_gpu(real_cupy, monkeypatch):
+    """Kernels run on the GPU, on copies of their arguments, though these are NumPy's."""
+
+    def run(file, kernel, grid, block, args, shared_mem=0):
+        copies = [real_cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        loader.load(file, kernel)(grid, block, copies, shared_mem)
+        for a, copy in zip(args, copies, strict=True):
+            if isinstance(a, np.ndarray):
+                a[...] = copy.get()
+
+    monkeypatch.setattr(runtime, "run", run)
+
+
+@pytest.mark.gpu
+@every_case
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 190, 230, 64)], ids=str)
+def test_a_kernel_agrees_on_a_gpu(name, shape, on_gpu, poisoned, rng):
+    """The same on CUDA, and on a map that keeps all multiprocessors busy; twice, and bit for bit the same."""
+    case = BY_NAME[name](rng, shape)
+    got, again = case.run(), case.run()
+    assert wrong(got, case) is None, wrong(got, case)
+    assert [a.tobytes() for a in got] == [a.tobytes() for a in again]
+
+
 # N, H, W, C_up, C_skip, O, pad: one pixel of output, more than one tile of pixels and of channels, a crop off centre
 CONCATENATED = [(1, 3, 3, 16, 16, 4, 0), (2, 9, 9, 32, 16, 68, 1), (1, 13, 14, 16, 48, 132, 0)]
 
 
-@pytest.mark.parametrize("precise", [True, False])
-@pytest.mark.parametrize("shape", CONCATENATED, ids=str)
-def test_a_convolution_reads_two_maps(shape, precise, compiler, poisoned, rng):
-    """conv_forward is the convolution of the concatenation, with bias and ReLU, in 3xTF32 and in TF32; no problem is found."""
+every_concatenation = pytest.mark.parametrize("shape", CONCATENATED, ids=str)
+every_precision = pytest.mark.parametrize("precise", [True, False])
+
+
+def concatenated(rng, shape, precise):
+    """-> how to compute the convolution of a concatenation, with bias and ReLU, and whether a result is right"""
     n, h, w, c_up, c_skip, c_out, pad = shape
     up, skip = draw(rng, n, h, w, c_up), draw(rng, n, h + 3, w + 2, c_skip)
     weights, b = draw(rng, 3, 3, c_up + c_skip, c_out), draw(rng, c_out)
     joined, ctx = ops.crop_concat_forward(*double(up, skip))
-    wanted, _ = ops.conv2d_forward(joined, *double(weights, b), "same" if pad else "valid")
-    wanted = np.maximum(wanted, 0)
+    wanted = np.maximum(ops.conv2d_forward(joined, *double(weights, b), "same" if pad else "valid")[0], 0)
+    return (lambda: crop.conv_forward(up, skip, ctx.crop.top, ctx.crop.left, weights, pad, b, relu=True, precise=precise),
+            lambda y: np.linalg.norm(y - wanted) < (5e-6 if precise else 6e-4) * np.linalg.norm(wanted))  # fmt: skip
+
+
+@every_precision
+@every_concatenation
+def test_a_convolution_reads_two_maps(shape, precise, compiler, poisoned, rng):
+    """conv_forward is the convolution of the concatenation, in 3xTF32 and in TF32, and no problem is found."""
+    run, right = concatenated(rng, shape, precise)
     with runtime.emulated(mode="check") as emulation:
-        y = crop.conv_forward(up, skip, ctx.crop.top, ctx.crop.left, weights, pad, b, relu=True, precise=precise)
+        y = run()
     assert not emulation.problems, emulation.problems[0]
-    assert np.linalg.norm(y - wanted) < (5e-6 if precise else 6e-4) * np.linalg.norm(wanted)
+    assert right(y)
+
+
+@pytest.mark.gpu
+@every_precision
+@every_concatenation
+def test_a_convolution_reads_two_maps_on_a_gpu(shape, precise, on_gpu, poisoned, rng):
+    """The same on CUDA."""
+    run, right = concatenated(rng, shape, precise)
+    assert right(run())
 
 
 def test_a_convolution_of_odd_channels_is_refused(compiler, rng):
