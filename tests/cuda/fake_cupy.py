@@ -8,6 +8,7 @@ quietly (`np.add` of one of its arrays stays on the device), so does this; where
 import operator
 import re
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -55,6 +56,12 @@ class ndarray:  # noqa: N801  its name in CuPy
     def data(self):
         """Where it lies, as `data.ptr`."""
         return SimpleNamespace(ptr=self._a.ctypes.data)
+
+    def __dlpack__(self, **options):
+        return self._a.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._a.__dlpack_device__()
 
     def get(self):
         """A copy on the host."""
@@ -185,6 +192,17 @@ class Device:
         self.attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10, "MultiProcessorCount": 132}
 
 
+class Event:
+    """A point in time; there is nothing to wait for."""
+
+    def record(self):
+        """Now."""
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        """Done already."""
+
+
 class FakeCuPy(ModuleType):
     """The module: NumPy's functions on arrays of the device."""
 
@@ -200,7 +218,11 @@ class FakeCuPy(ModuleType):
             getDeviceProperties=lambda number: {"name": b"No GPU"},
         )  # fmt: skip
         compiler = SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))
-        self.cuda = SimpleNamespace(is_available=lambda: True, runtime=runtime, Device=Device, compiler=compiler)
+        self.cuda = SimpleNamespace(
+            is_available=lambda: True, runtime=runtime, Device=Device, compiler=compiler, Event=Event,
+            get_elapsed_time=lambda began, ended: 1000 * (ended.at - began.at),
+        )  # fmt: skip
+        self.linalg = SimpleNamespace(norm=lambda a: call(np.linalg.norm, a))
 
     def asarray(self, a, dtype=None):
         """To the device; an array that is there comes back as it is."""
@@ -209,6 +231,10 @@ class FakeCuPy(ModuleType):
         return ndarray(np.array(a, dtype=dtype, order="C"))
 
     array = asarray
+
+    def from_dlpack(self, a):
+        """The same memory."""
+        return ndarray(np.from_dlpack(a))
 
     def __getattr__(self, name):
         value = getattr(np, name)
