@@ -4,7 +4,8 @@
 // the image. They move VECTOR floats at a time, 4 or 1. With 4, addresses must be multiples of 16 bytes, and a vector lies
 // wholly inside or wholly outside. A block of THREADS threads in one dimension fills a tile together; who reads it waits
 // first, by __syncthreads() or as `pipeline` does. A thread asks for its elements row by row, from above; where a row's vectors
-// divide THREADS they are all in one column, `Walk::column`, and `Walk::stride` rows apart.
+// divide THREADS they are all in one column, `Walk::column`, and `Walk::stride` rows apart. No more than 8 elements are under
+// way at once, for their addresses take registers.
 #pragma once
 #include "tu_device.cuh"
 
@@ -43,7 +44,7 @@ struct Walk {
 template <int VECTOR, int THREADS, class Shared, class At>
 __device__ __forceinline__ void fill(Shared &tile, At at) {
   constexpr int VECTORS = Shared::COLUMNS / VECTOR;  // of a row
-#pragma unroll
+#pragma unroll (VECTOR == 4 ? 8 : 4)
   for (int k0 = 0; k0 < Shared::ROWS * VECTORS; k0 += THREADS) {
     const int k = k0 + threadIdx.x;
     if (!inside<Shared::ROWS * VECTORS, THREADS>(k)) break;
@@ -62,7 +63,7 @@ __device__ __forceinline__ void fill(Shared &tile, At at) {
 template <int VECTOR, int THREADS, class Shared, class At>
 __device__ __forceinline__ void fill_transposed(Shared &tile, At at) {
   constexpr int VECTORS = Shared::ROWS / VECTOR;
-#pragma unroll
+#pragma unroll (VECTOR == 4 ? 8 : 4)
   for (int k0 = 0; k0 < Shared::COLUMNS * VECTORS; k0 += THREADS) {
     const int k = k0 + threadIdx.x;
     if (!inside<Shared::COLUMNS * VECTORS, THREADS>(k)) break;
@@ -84,7 +85,7 @@ __device__ __forceinline__ void fill_transposed(Shared &tile, At at) {
 template <int VECTOR, int THREADS, class Shared, class At>
 __device__ __forceinline__ void fill_async(Shared &tile, At at) {
   constexpr int VECTORS = Shared::COLUMNS / VECTOR;
-#pragma unroll (VECTOR == 4 ? 8 : 4)  // more would keep more addresses than there are registers
+#pragma unroll (VECTOR == 4 ? 8 : 4)
   for (int k0 = 0; k0 < Shared::ROWS * VECTORS; k0 += THREADS) {
     const int k = k0 + threadIdx.x;
     if (!inside<Shared::ROWS * VECTORS, THREADS>(k)) break;

@@ -57,9 +57,11 @@ forward(const float *__restrict__ x, const float *__restrict__ w, const float *_
       });
 
   const Epilogue epilogue{b, relu};
+  const FastDivision by_o(O);
   sums.each_pair([&](int m, int q, float sum, float next) {  // a pair has one a, for q and 2 O are even: neighbours in memory
     m += m0, q += q0;
-    if (m < pixels) store_pair(y + p.y_at(m, q), epilogue(sum, q % O), epilogue(next, (q + 1) % O), 4 * O - q, true);
+    const int o = by_o.remainder(q), after = o + 1 < O ? o + 1 : 0;
+    if (m < pixels) store_pair(y + p.y_at(m, q), epilogue(sum, o), epilogue(next, after), 4 * O - q, true);
   });
 }
 

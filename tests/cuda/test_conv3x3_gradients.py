@@ -1,9 +1,12 @@
 """The gradients of the 3x3 convolution, emulated: each rung agrees with the loops in any order, and the checker finds nothing."""
 
+import re
+
 import numpy as np
 import pytest
 
 from tinyunet.cuda import conv3x3, conv3x3_gradients, emulated, runtime, sums, tiles
+from tinyunet.cuda.source import kernels_folder
 from tinyunet.errors import ConfigError
 from tinyunet.rungs import loops
 
@@ -138,6 +141,11 @@ def test_what_the_rungs_ask_of_the_memory(compiler, rng):
     assert counts["04_mma_tf32"] == counts["04_mma_3xtf32"] == (128 / 4 / 4096, 1 / 16, 0)
     assert counts["05_mma_tf32_pipe"] == (256 / 4 / 12288, 1 / 32, 0)
     assert counts["05_mma_3xtf32_pipe"] == (256 / 4 / 12288, 3 / 64, 0)
+    readme = (kernels_folder() / "README.md").read_text()
+    for rung in ("03_split_k", "04_mma_tf32", "05_mma_tf32_pipe"):
+        loads, shared, _ = counts[rung]
+        assert re.search(rf"`{rung}` .* \| {loads:.3g} \| 16 \| {shared:.3g}[ ,]", readme), rung
+    assert f"in 3xTF32 {counts['05_mma_3xtf32_pipe'][1]:.3g} |" in readme
 
 
 def test_splits_fill_the_gpu():

@@ -37,7 +37,8 @@ def mma(rows: int, columns: int, precise: bool) -> Tile:
 
 def largest(rows: int, columns: int, precise: bool, multiprocessors: int) -> Tile:
     """The largest tile of which a result has enough for every multiprocessor; the smallest where none has."""
-    for size in ((128, 128), (128, 64), (64, 64)):
+    sizes = ((128, 128), (128, 64)) if precise else ((128, 128), (128, 64), (64, 64))  # two warps of 64x32 would spill registers
+    for size in sizes:
         tile = mma(*size, precise)
         down, across = tile.grid(rows, columns)
         if down * across >= multiprocessors:
