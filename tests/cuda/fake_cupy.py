@@ -214,7 +214,7 @@ class FakeCuPy(ModuleType):
         self.reports = []
         self.used = set()  # names of functions, to compare with those of CuPy
         runtime = SimpleNamespace(
-            getDevice=lambda: 0, getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000,
+            getDevice=lambda: 0, getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, memGetInfo=lambda: (2**33, 2**33),
             getDeviceProperties=lambda number: {"name": b"No GPU"},
         )  # fmt: skip
         compiler = SimpleNamespace(CompileException=type("CompileException", (Exception,), {}))
