@@ -13,7 +13,7 @@
 #include "tu_head.cuh"
 
 template <class V, int K>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 4)  // as head_backward
 head_forward(const V *__restrict__ x, const float *__restrict__ w, const float *__restrict__ b, float *__restrict__ y,
              int pixels, int vectors) {
   extern __shared__ float4 shared[];

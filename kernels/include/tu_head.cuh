@@ -29,7 +29,7 @@ template <class V, int K> struct HeadTile {
   }
 
   __device__ void load(const V *map, int first, int pixels) {  // zeros past the last pixel
-#pragma unroll 4
+#pragma unroll 8  // so many loads under way for a thread: a block loads only part of the time
     for (int i = threadIdx.x; i < (int)blockDim.x * vectors; i += blockDim.x) {
       const int pixel = i / vectors, c = i % vectors;
       V value = zeros<V>();
