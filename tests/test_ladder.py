@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tinyunet.rungs  # noqa: F401  registers the rungs
+import tinyunet.rungs
 from tinyunet import ladder
 from tinyunet.errors import BackendError, ConfigError
 from tinyunet.ops import conv2d_forward
