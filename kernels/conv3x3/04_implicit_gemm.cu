@@ -1,4 +1,4 @@
-// 04 implicit GEMM: the convolution as one product of two matrices, in tiles of shared memory.
+// 04 implicit gemm: the convolution as one product of two matrices, in tiles of shared memory.
 //
 // Changed since 03: the problem is looked at as a product, y = A B, of N P Q pixels by O channels. Row m of A is what pixel m
 //   reads, its 9 C inputs; B is w, which lies in memory as that matrix already. A is never built ("implicit"): its tiles are
@@ -10,7 +10,7 @@
 // Predicted gain: 1.3x to 2x.
 // Measured gain:
 // Limited by: loads from shared memory still, one for 2.7 multiply-adds, each of 4 bytes; the next rung makes the tile of a
-//   thread larger, and its loads wider. The compiler gives it 72 registers on sm_80 (sm_75: 64): occupancy is no problem.
+//   thread larger, and its loads wider. 80 to 96 registers let 5 or 6 blocks of 128 threads share a multiprocessor: enough.
 //
 // Launch: grid (ceil(N P Q / 64), ceil(O / 64)), block 128.
 #include "tu_conv3x3.cuh"

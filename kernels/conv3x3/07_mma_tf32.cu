@@ -1,4 +1,4 @@
-// 07 TF32 on tensor cores: a warp multiplies 16x8 by 8x8 with one instruction.
+// 07 mma tf32: tensor cores, where a warp multiplies 16x8 by 8x8 with one instruction.
 //
 // Changed since 05 (06's double buffer is left out here and comes back in 08): the products of a piece are computed by
 //   mma.sync m16n8k8. A block still computes 128 pixels by 128 channels; a warp 64 by 32 of them, as 4 by 4 of these small
@@ -9,8 +9,8 @@
 //   (A100: 8x) as fast as the float32 units: by mma.sync on an H100 some 300 TFLOP/s against 67.
 // Predicted gain over 06: 1.5x to 2.5x; the rest of what tensor cores could do is lost by waiting.
 // Measured gain:
-// Limited by: waiting again, as in 05, and now more so: 512 mma of a piece are done in less than a microsecond, and nothing loads
-//   meanwhile. Error: 3e-4 of the result's norm, from rounding the factors.
+// Limited by: waiting again, as in 05, and now more so: the 256 mma of a piece are done in some 300 clocks, and nothing loads
+//   meanwhile. 128 registers let two blocks share a multiprocessor. Error: 3e-4 of the result's norm, from rounding the factors.
 //
 // Launch: grid (ceil(N P Q / 128), ceil(O / 128)), block 256. WIDE as in 05. sm_80 and newer.
 #include "tu_conv3x3.cuh"

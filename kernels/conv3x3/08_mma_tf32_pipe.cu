@@ -1,4 +1,4 @@
-// 08 TF32, piped: copies run three pieces ahead of the tensor cores, and warps compute 64x64. The kernel for sm_80 and newer.
+// 08 mma tf32 pipe: copies run three pieces ahead of the tensor cores, and warps compute 64x64. The kernel for sm_80 and newer.
 //
 // Changed since 07: cp.async carries pieces into a ring of 4 stages of shared memory, past the registers; a block waits only for a
 //   copy that it asked for three pieces ago. A warp computes 64 pixels by 64 channels, not 64 by 32; a block 128 by 128, or
@@ -9,11 +9,13 @@
 // Why faster: nobody waits for global memory; and 64 values from shared memory serve 32 mma, where 07 needs 48 for 32.
 // Predicted gain over 07: 2x to 3x in TF32. 3xTF32 has a third of that speed, about 1.7x that of 06.
 // Measured gain:
-// Limited by: shared memory, whose 32 requests for 32 mma take as long as the mma themselves, at a rate of one a clock; then by
-//   mma.sync, which reaches two thirds of what Hopper's own wgmma can do. Infinities become NaN in 3xTF32 (inf - inf).
+// Limited by: issue. For an mma a warp issues 4 instructions: itself, a load, two that round; in 3xTF32 4.3. On an H100 a scheduler
+//   has about 6 clocks for them, as mma.sync reaches two thirds of what Hopper's own wgmma can do. Shared memory serves one
+//   request an mma. In TF32 a thread has up to 204 registers, in 3xTF32 128 (CHANNELS = 64: 168): 8, 16 and 12 warps for a
+//   multiprocessor. Infinities become NaN in 3xTF32 (inf - inf).
 //
-// Launch: grid (ceil(N P Q / PIXELS), ceil(O / CHANNELS), splits), block PIXELS CHANNELS / 128, and sizeof(Stage) x STAGES bytes of
-//   dynamic shared memory: 75776 for 128 x 128, 100352 for 256 x 64. With splits, b is null and relu 0. WIDE as in 05.
+// Launch: grid (ceil(N P Q / PIXELS), ceil(O / CHANNELS), splits), block THREADS, and 4 Blocks of dynamic shared memory, 74 to 98 KiB:
+//   see Block. With splits, b is null and relu 0. WIDE as in 05.
 #include "tu_conv3x3.cuh"
 #include "tu_epilogue.cuh"
 #include "tu_mma.cuh"

@@ -1,4 +1,4 @@
-// 05 mma TF32, pipelined: copies run ahead of the products, and a warp has 64x64 elements.
+// 05 mma TF32 pipe: copies run ahead of the products, and a warp has 64x64 elements.
 //
 // Changed since 04: cp.async brings the tiles three steps before they are needed, into four stages of shared memory, past the
 //   registers. A warp has 64x64 elements. How large the tile of a block is, in such pieces, is the launcher's choice, so that

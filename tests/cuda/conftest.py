@@ -1,5 +1,6 @@
-"""For tests of kernels: a compiler or a skip, a cache of their own, and the rule by which each rung of the ladder is launched."""
+"""For tests of kernels: a compiler or a skip, a cache of their own, kernels with a bug in them, a CuPy without a GPU."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinyunet import backend
-from tinyunet.cuda import emulator, loader
+from tinyunet.cuda import emulator, loader, runtime, source
 from tinyunet.errors import BackendError
 
 HERE = Path(__file__).parent
@@ -44,24 +45,21 @@ def kernel(compiler):
     return get
 
 
-@pytest.fixture(scope="session")
-def conv3x3(compiler):
-    """Runs a rung of the ladder: conv3x3("01_naive", x, w, pad, mode=...) -> y, report"""
-    kernels = {}
+@pytest.fixture
+def mutate(tmp_path, monkeypatch):
+    """mutate(file, old, new, which=0): from here on, kernels are read from a copy in which that occurrence of old is new"""
 
-    def run(rung, x, w, pad, portable=False, **options):
-        if (rung, portable) not in kernels:
-            kernels[rung, portable] = emulator.load(f"conv3x3/{rung}.cu", portable).get("conv3x3")
-        n, height, width, c = x.shape
-        o, rows, cols = w.shape[3], height + 2 * pad - 2, width + 2 * pad - 2
-        grid, block = (-(-n * rows * cols * o // 256),), (256,)
-        if rung == "03_halo_tile":
-            grid, block = (-(-cols // 8), -(-rows // 8), n * -(-o // 32)), (32, 8)
-        y = np.full((n, rows, cols, o), np.nan, np.float32)
-        sizes = (np.int32(size) for size in (n, height, width, c, o, pad))
-        return y, kernels[rung, portable](grid, block, (x, w, y, *sizes), **options)
+    def change(file, old, new, which=0):
+        folder = tmp_path / "kernels"
+        shutil.copytree(source.kernels_folder(), folder)
+        pieces = (folder / file).read_text().split(old)
+        assert len(pieces) > which + 1, f"{file} has no {old!r}"
+        (folder / file).write_text(old.join(pieces[: which + 1]) + new + old.join(pieces[which + 1 :]))
+        monkeypatch.setattr(source, "kernels_folder", lambda: folder)
 
-    return run
+    runtime._emulator_module.cache_clear()
+    yield change
+    runtime._emulator_module.cache_clear()
 
 
 @pytest.fixture

@@ -61,13 +61,15 @@ def forward(rung: str, x: Array, w: Array, pad: int, b: Array | None = None, rel
         raise ShapeError(f"conv3x3: x has shape {x.shape}, w {w.shape}, b {None if b is None else b.shape}. "
                          f"Give w of (3, 3, {c_in}, O) and b of (O,).")  # fmt: skip
     if pad not in (0, 1, 2) or min(height, width) + 2 * pad < 3:
-        raise ShapeError(f"conv3x3: {height}x{width} pixels with pad {pad} leave no output. Use pad 0, 1 or 2, and 3x3 pixels with it.")
+        raise ShapeError(f"conv3x3: {height}x{width} pixels with pad {pad} leave no output. "
+                         "Use pad 0, 1 or 2, and 3x3 pixels with it.")  # fmt: skip
     y = array_module(x).empty((n, height + 2 * pad - 2, width + 2 * pad - 2, c_out), x.dtype)
     launch = rule(rung, x, w, y)
     file, sizes = f"conv3x3/{rung.replace('3xtf32', 'tf32')}.cu", ints(n, height, width, c_in, c_out, pad)
     if rung < "04":
         if b is not None or relu:
-            raise ConfigError(f"conv3x3: the rung {rung!r} adds no bias and takes no ReLU. Do both after it, or use a rung from 04 on.")
+            raise ConfigError(f"conv3x3: the rung {rung!r} adds no bias and takes no ReLU. "
+                              "Do both after it, or use a rung from 04 on.")  # fmt: skip
         runtime.run(file, launch.kernel, launch.grid, launch.block, (x, w, y, *sizes))
         return y
     if rung == FIRST_LAYER:
@@ -112,11 +114,12 @@ def rule(rung: str, x: Array, w: Array, y: Array) -> Launch:
             return Launch(kernel, grid(tile_pixels, channels), (threads,), _STAGES * stage)
         case "first_layer":
             if x.shape[3] > 4:
-                raise ConfigError(f"conv3x3: the rung {rung!r} is for 1 to 4 channels, x has {x.shape[3]}. Use one of {', '.join(RUNGS)}.")
+                raise ConfigError(f"conv3x3: the rung {rung!r} is for 1 to 4 channels, x has {x.shape[3]}. "
+                                  f"Use one of {', '.join(RUNGS)}.")  # fmt: skip
             lanes = min(16, -(-c_out // 4))
+            pieces, at_once = n * rows * -(-cols // 8), 256 // lanes
             wide = cpp(vector(c_out, arrays=(w,)).width == 4)
-            at_once = 256 // lanes
-            return Launch(f"conv3x3<{x.shape[3]}, {wide}>", (-(-n * rows * -(-cols // 8) // at_once), -(-c_out // (4 * lanes))), (lanes, at_once))
+            return Launch(f"conv3x3<{x.shape[3]}, {wide}>", (-(-pieces // at_once), -(-c_out // (4 * lanes))), (lanes, at_once))
     raise ConfigError(f"conv3x3: the rung {rung!r} is unknown. Choose one of: {', '.join((*RUNGS, FIRST_LAYER))}.")
 
 
