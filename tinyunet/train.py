@@ -83,7 +83,7 @@ def fit(
     resume: bool = False,
     notice: Callable[[], None] | None = None,
 ) -> Iterator[StepRecord]:
-    """Train a network; yields a record after every step.
+    """Train a network, on the device that it is on; yields a record after every step.
 
     With `out` the folder receives last.safetensors (after every validation, every `save_every` steps, at the end, and when
     the loop over the records is left early), best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or IoU
