@@ -67,14 +67,14 @@ def save(name: str, results: dict[str, Any]) -> Path:
     return path
 
 
-def fill(page: Path, text: str, check: bool) -> None:
+def fill(page: Path, text: str, check: bool, name: str = "numbers") -> None:
     """Write measured numbers into a page of the docs, between its two markers; with `check` only look whether they are there."""
-    pattern = re.compile(r"(<!-- numbers: begin -->\n).*?(\n<!-- numbers: end -->)", re.DOTALL)
+    pattern = re.compile(rf"(<!-- {name}: begin -->\n).*?(\n<!-- {name}: end -->)", re.DOTALL)
     old = page.read_text()
     if not pattern.search(old):
-        sys.exit(f"{page} has lost its markers <!-- numbers: begin --> and <!-- numbers: end -->.")
+        sys.exit(f"{page} has lost its markers <!-- {name}: begin --> and <!-- {name}: end -->.")
     new = pattern.sub(lambda match: f"{match[1]}{text}{match[2]}", old)
     if check and new != old:
-        sys.exit(f"{page} does not hold the numbers of benchmarks/results. Run the script that writes it.")
+        sys.exit(f"{page} does not hold the numbers that were measured. Run the script that writes it.")
     if not check:
         page.write_text(new)

@@ -23,15 +23,15 @@ ALLOWED = {
     "files": "errors",
     "signals": "",
     "parallel": "errors backend",
-    "cuda": "errors files",
     "ladder": "errors backend",
-    "rungs": "errors backend parallel ladder",
-    "ops": "errors backend parallel ladder rungs shapes",
+    "cuda": "errors backend files ladder",
+    "rungs": "errors backend parallel ladder cuda",
+    "ops": "errors backend parallel ladder cuda rungs shapes",
     "init": "backend",
     "layers": "errors backend ops init",
     "unet": "errors backend spec shapes ops layers",
     "exchange": "errors backend ops layers unet",
-    "optim": "errors backend parallel",
+    "optim": "errors backend parallel cuda",
     "planner": "backend parallel files spec shapes ladder rungs",
     "bugs": "errors ladder",  # by name it reaches every module, to change the code in it
     "check": "errors backend ladder ops layers",
@@ -49,13 +49,13 @@ ALLOWED = {
     "train_config run_folder",
     "config": "errors files spec data train_config",
     "demo": "errors files spec shapes unet data metrics inference checkpoint plot train_config train config",
-    "catalogue": "errors backend files ladder rungs spec shapes init ops layers unet optim bugs check "
+    "catalogue": "errors backend files ladder cuda rungs spec shapes init ops layers unet optim bugs check "
     "data metrics inference evaluation checkpoint plot train_config train",
     "course": "errors backend files ladder rungs spec shapes init ops layers unet probe optim cuda check bugs catalogue "
     "data metrics inference plot train_config train",  # exercises are about any of these
-    "tinyunet": "errors parallel ladder spec shapes ops unet exchange optim "  # public names
+    "tinyunet": "errors parallel ladder cuda spec shapes ops unet exchange optim "  # public names
     "check data metrics inference evaluation checkpoint plot train_config train",
-    "cli": "tinyunet errors backend parallel ladder planner profile files signals spec shapes unet check "
+    "cli": "tinyunet errors backend parallel cuda ladder planner profile files signals spec shapes unet check "
     "data metrics inference evaluation checkpoint plot train_config train config demo bugs catalogue course",
     "__main__": "cli",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tinyunet.rungs  # noqa: F401  registers the rungs
+import tinyunet.rungs
 from tinyunet import ladder
 from tinyunet.errors import BackendError, ConfigError
 from tinyunet.ops import conv2d_forward
@@ -58,7 +58,7 @@ def test_picking_by_hand_ends_with_the_block(two_rungs):
 def test_operations_are_picked_apart():
     """Naming a rung of one operation leaves the others alone; a nested block adds to the outer one."""
     with ladder.rung(conv3x3="taps"):
-        assert ladder.pick("upconv2x2", X, W).name == ladder.rungs("upconv2x2")[-1]
+        assert ladder.pick("upconv2x2", X, W).name == ladder.able("upconv2x2", X, W)[0]
         with ladder.rung(upconv2x2="loops"):
             assert ladder.pick("conv3x3", X, W).name == "taps"
             assert ladder.pick("upconv2x2", X, W).name == "loops"
@@ -183,3 +183,40 @@ def test_what_is_picked_by_the_costs_that_come_along(c, o, side, dtype, wanted, 
     ladder.costs.cache_clear()
     x, w = np.broadcast_to(np.zeros((), dtype), (1, side, side, c)), np.broadcast_to(np.zeros((), dtype), (3, 3, c, o))
     assert {ladder.pick("conv3x3", x, w, direction).name for direction in ("forward", "grad_x", "grad_w")} == {wanted}
+
+
+def test_kernels_come_before_rungs_with_known_costs(two_rungs, monkeypatch):
+    """Where kernels take the arrays the highest of them runs, whatever the CPU's rungs would cost; else those go on as before."""
+    monkeypatch.setattr(ladder, "seconds", lambda op, name, *_: 1.0 if name == "slow" else float("inf"))
+    takes = []
+    for name in ("01", "02"):
+        refuses = lambda x, w, name=name: None if name in takes else "not these"  # noqa: E731
+        ladder.register("op", ladder.Rung(name, np.add, np.add, np.add, refuses, kernel=True))
+    assert picked() == "slow"
+    takes.append("01")
+    assert picked() == "01"
+    takes.append("02")
+    assert picked() == "02"
+
+
+def test_the_kernels_are_on_top_of_the_ladders():
+    """Those of CUDA stand above those of the CPU, from the naive one on, and refuse NumPy's arrays outside `emulated`."""
+    names = ladder.rungs("conv3x3")
+    assert names.index("winograd") + 1 == names.index("01_naive")
+    assert names.index("06_pipelined") < names.index("08_mma_3xtf32_pipe")
+    assert not [name for name in ladder.able("conv3x3", X.astype("float32"), W.astype("float32")) if name[0].isdigit()]
+
+
+def test_a_precision_picks_the_fastest_rungs_that_have_it():
+    """By its name, for the whole network; another name is refused."""
+    x, w = X.astype("float32"), W.astype("float32")
+    x = np.concatenate((x, x, x), axis=3)
+    w = np.concatenate((w, w, w), axis=2)
+    with tinyunet.cuda.emulated():
+        assert ladder.pick("conv3x3", x, w).name == "08_mma_3xtf32_pipe"
+        for precision, conv, upconv in (("fp32", "06_pipelined", "02_gemm"), ("tf32", "08_mma_tf32_pipe", "03_mma_tf32")):
+            with tinyunet.cuda.precision(precision):
+                assert ladder.pick("conv3x3", x, w).name == conv
+                assert ladder.pick("upconv2x2", x, w).name == upconv
+    with pytest.raises(ConfigError, match=r"precision 'bf16' is unknown\. Choose one of: fp32, tf32, 3xtf32"):
+        tinyunet.cuda.precision("bf16").__enter__()

@@ -13,7 +13,7 @@
 Importing needs NumPy alone; SciPy, Matplotlib, Pillow and safetensors load when something uses them.
 """
 
-from tinyunet import check, data, errors, ladder, metrics, ops, optim, plot, shapes
+from tinyunet import check, cuda, data, errors, ladder, metrics, ops, optim, plot, shapes
 from tinyunet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tinyunet.data.augment import Augment
 from tinyunet.data.images import read_image, write_labels
@@ -58,6 +58,7 @@ __all__ = [
     "__version__",
     "block_split",
     "check",
+    "cuda",
     "data",
     "energy",
     "errors",

@@ -171,7 +171,7 @@ def _import(
         raise ConfigError(f"{who}: {len(missing)} of {len(wanted)} arrays are missing, first {missing[0]!r}. {advice}")
     if unknown := [given for name, given in source.items() if name not in wanted]:
         raise ConfigError(f"{who}: {len(unknown)} arrays are unknown, first {unknown[0]!r}. {advice}")
-    arrays = {name: np.zeros_like(mine[name]) for name in needless}
+    arrays = {name: np.zeros(mine[name].shape, mine[name].dtype) for name in needless}
     for name, given in source.items():
         ours = mine[wanted[name]]
         shape = ours.transpose(theirs.axes).shape if ours.ndim == 4 else ours.shape

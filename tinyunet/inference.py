@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypedDict, get_args
 import numpy as np
 
 from tinyunet import parallel, shapes
-from tinyunet.backend import Array, to_numpy
+from tinyunet.backend import Array, array_module, move, to_numpy
 from tinyunet.data.instances import components
 from tinyunet.data.masks import is_grey
 from tinyunet.data.normalize import Normalization
@@ -124,14 +124,14 @@ def predict_tiles(
             x /= std
             if not np.isfinite(x).all():
                 raise DataError("predict: the image holds NaN or infinite values. Replace them, e.g. with numpy.nan_to_num.")
-            views = _VIEWS[average]
+            x, views = move(x, model.device), _VIEWS[average]
             with _eval_mode(model):
                 proba = _forward(model, x, views[0])
                 for view in views[1:]:
                     proba += _forward(model, x, view)
             proba /= len(views)
             (top, bottom), (left, right) = ((s.offset, s.offset + s.stop - s.start) for s in (row, col))
-            yield TileResult(slice(row.start, row.stop), slice(col.start, col.stop), proba[0, top:bottom, left:right])
+            yield TileResult(slice(row.start, row.stop), slice(col.start, col.stop), to_numpy(proba[0, top:bottom, left:right]))
             if progress:
                 progress(done, len(rows) * len(cols))
 
@@ -337,16 +337,17 @@ def _forward(model: UNet, x: Array, view: tuple[bool, bool, bool]) -> Array:
     """
     flip_rows, flip_cols, transpose = view
     axes = tuple(axis for axis, flip in ((1, flip_rows), (2, flip_cols)) if flip)
-    x = np.flip(x, axes)
+    xp = array_module(x)
+    x = xp.flip(x, axes)
     x = x.transpose(0, 2, 1, 3) if transpose else x
-    logits = model.forward(np.ascontiguousarray(x))
+    logits = model.forward(xp.ascontiguousarray(x))
     if model.spec.classes == 1:
         p = sigmoid(logits)
-        proba = np.concatenate((1 - p, p), axis=-1)
+        proba = xp.concatenate((1 - p, p), axis=-1)
     else:
         proba = softmax(logits)
     proba = proba.transpose(0, 2, 1, 3) if transpose else proba
-    return np.flip(proba, axes)
+    return xp.flip(proba, axes)
 
 
 def _rotated_mean(

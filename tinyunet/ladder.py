@@ -6,8 +6,9 @@ and by weight) has a small cost model, measured once and stored as data:
 
     seconds = a + b (bytes of the maps) + c (bytes of the kernel) + d (multiply-adds)
 
-`pick` takes the rung that it finds cheapest; where no costs are known, the highest one. `tinyunet.planner` fits the model to
-a machine and lists what is picked for a network. A lesson, a test or a benchmark picks by hand:
+`pick` takes the rung that it finds cheapest; where no costs are known, the highest one. Rungs that are CUDA kernels come before
+all others: where arrays are on a GPU, the highest of them that takes them runs. `tinyunet.planner` fits the model to a machine
+and lists what is picked for a network. A lesson, a test or a benchmark picks by hand:
 
     with tinyunet.rung(conv3x3="loops"):
         model.forward(x)
@@ -41,7 +42,8 @@ class Rung(NamedTuple):
     """One implementation: the operation and its two gradients, all linear in x and in w.
 
     The signatures are those of the operation's ladder; `tinyunet.rungs` documents them. `refuses` gives the reason why
-    these arrays cannot be done, or None.
+    these arrays cannot be done, or None. `fused` is forward with a bias that is added before a value is first written, where
+    that saves a pass over the result: its arguments are those of forward, and b (O,).
     """
 
     name: str
@@ -49,6 +51,8 @@ class Rung(NamedTuple):
     grad_x: Callable[..., Array]
     grad_w: Callable[..., Array]
     refuses: Callable[[Array, Array], str | None] = any_array
+    fused: Callable[..., Array] | None = None
+    kernel: bool = False  # of CUDA
 
 
 _LADDERS: dict[str, dict[str, Rung]] = {}
@@ -67,14 +71,14 @@ def rungs(op: str) -> tuple[str, ...]:
 
 
 def pick(op: str, x: Array, w: Array, direction: Direction = "forward") -> Rung:
-    """The rung picked by hand, or else the cheapest one that takes these arrays; the highest where no costs are known.
+    """The rung picked by hand, or else the cheapest one that takes these arrays; the highest where no costs are known, and of
+    kernels.
 
     Raises BackendError when a rung picked by hand cannot do it: there is no silent fallback.
     """
     ladder, name = _ladder(op), by_hand(op)
     if name is None:
-        size = work(x, w)
-        name = min(able(op, x, w), key=lambda name: seconds(op, name, direction, size))  # of equals the first: the highest
+        name = _kernel(ladder, x, w) or _cheapest(op, x, w, direction)
     elif (reason := ladder[name].refuses(x, w)) is not None:
         raise BackendError(f"{op}: the rung {name!r} was picked by hand but cannot run this: {reason}.")
     watch = _WATCH.get()
@@ -164,6 +168,17 @@ def watched(watch: Callable[[Rung, Direction], Rung]) -> Iterator[None]:
         yield
     finally:
         _WATCH.reset(token)
+
+
+def _kernel(ladder: dict[str, Rung], x: Array, w: Array) -> str | None:
+    """The highest of the CUDA kernels that take these arrays, None if none does."""
+    return next((rung.name for rung in reversed(ladder.values()) if rung.kernel and rung.refuses(x, w) is None), None)
+
+
+def _cheapest(op: str, x: Array, w: Array, direction: Direction) -> str:
+    """Of equals, and where no costs are known, the highest."""
+    size = work(x, w)
+    return min(able(op, x, w), key=lambda name: seconds(op, name, direction, size))
 
 
 def _ladder(op: str) -> dict[str, Rung]:

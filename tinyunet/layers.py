@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinyunet import ops
-from tinyunet.backend import Array
+from tinyunet.backend import Array, array_module
 from tinyunet.errors import OrderError
 from tinyunet.init import he_normal
 from tinyunet.ops.conv import Padding
@@ -45,7 +45,7 @@ class Layer:
     def add_param(self, key: str, value: Array) -> None:
         """Own a parameter and a gradient of zeros for it."""
         self.params[key] = value
-        self.grads[key] = np.zeros_like(value)
+        self.grads[key] = array_module(value).zeros_like(value)
 
     def remember(self, ctx: Any, y: Array) -> Array:
         """End of forward: keep the context for backward, show y to the hooks, return y."""

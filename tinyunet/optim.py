@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from tinyunet.backend import Array, array_module
+from tinyunet import cuda
+from tinyunet.backend import Array, array_module, device_of, move
 from tinyunet.errors import CheckpointError, ConfigError
 from tinyunet.parallel import over_values
 
@@ -48,6 +49,12 @@ class Optimizer:
     def _update(self, name: str, w: Array, g: Array) -> None:
         raise NotImplementedError
 
+    @staticmethod
+    def _beside(w: Array, state: dict[str, Array], name: str) -> Array:
+        """The state of a parameter, moved to its device: the network may have moved since the last step."""
+        state[name] = move(state[name], device_of(w))
+        return state[name]
+
     def state(self) -> dict[str, Array]:
         """Arrays to store in a checkpoint; `steps` is stored beside them."""
         raise NotImplementedError
@@ -70,7 +77,7 @@ class Optimizer:
                     "Resume with the same network."
                 )
         for name, array in mine.items():
-            array[...] = state[name]
+            array[...] = move(state[name], device_of(array))
         self.steps = steps
 
 
@@ -88,12 +95,17 @@ class SGD(Optimizer):
         self.velocity = {name: array_module(w).zeros_like(w) for name, w in model.params().items()}
 
     def _update(self, name: str, w: Array, g: Array) -> None:
+        v = self._beside(w, self.velocity, name)
+
         def formula(w: Array, g: Array, v: Array) -> None:
             v *= self.momentum
             v += g
             w -= self.lr * v
 
-        over_values(formula, w, g, self.velocity[name])
+        if cuda.takes(w, g, v):
+            cuda.optim.sgd(w, g, v, self.lr, self.momentum)
+        else:
+            over_values(formula, w, g, v)
 
     def state(self) -> dict[str, Array]:
         return {f"velocity.{name}": v for name, v in self.velocity.items()}
@@ -123,6 +135,7 @@ class Adam(Optimizer):
         self.square = {name: array_module(w).zeros_like(w) for name, w in model.params().items()}
 
     def _update(self, name: str, w: Array, g: Array) -> None:
+        m, s = self._beside(w, self.mean, name), self._beside(w, self.square, name)
         # The corrections undo that m and s started at zero.
         rate = self.lr / (1 - self.beta1**self.steps)
 
@@ -131,7 +144,10 @@ class Adam(Optimizer):
             s += (1 - self.beta2) * (g * g - s)
             w -= rate * m / (array_module(s).sqrt(s / (1 - self.beta2**self.steps)) + self.eps)
 
-        over_values(formula, w, g, self.mean[name], self.square[name])
+        if cuda.takes(w, g, m, s):
+            cuda.optim.adam(w, g, m, s, self.lr, self.beta1, self.beta2, self.eps, self.steps)
+        else:
+            over_values(formula, w, g, m, s)
 
     def state(self) -> dict[str, Array]:
         return {f"mean.{n}": m for n, m in self.mean.items()} | {f"square.{n}": s for n, s in self.square.items()}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyunet import ops, shapes
-from tinyunet.backend import Array
+from tinyunet.backend import Array, array_module, move
 from tinyunet.checkpoint import Checkpoint, save_checkpoint
 from tinyunet.data.augment import augment_tile
 from tinyunet.data.masks import default_names
@@ -87,7 +87,7 @@ def fit(
     begun: Callable[[], None] | None = None,
     notice: Callable[[], None] | None = None,
 ) -> Iterator[StepRecord]:
-    """Train a network; yields a record after every step.
+    """Train a network, on the device that it is on; yields a record after every step.
 
     With `out` the folder receives last.safetensors (after every validation, every `save_every` steps, at the end, and when
     the loop over the records is left early), best.safetensors (highest `quality` on `val`: the mean of IoU and SEG, or IoU
@@ -195,6 +195,7 @@ def _steps(
                 x, labels, weights, names = make_batch(prepared, config, tile, step, rng)
                 data_seconds = time.perf_counter() - began
 
+                x, labels, weights = (move(part, model.device) for part in (x, labels, weights))
                 model.seed_dropout(rng)
                 optimizer.lr = config.lr * schedule(config.schedule, step - 1, config.steps, config.warmup)
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what overflows is found below, and named
@@ -438,9 +439,16 @@ def _check_finite(
     arrays: dict[str, Array], step: int, lr: float, names: tuple[str, ...], folder: Path | None
 ) -> None:
     """After every step, so that no checkpoint ever holds anything else."""
-    finite = each(lambda a: np.isfinite(a).all(), arrays.values())
-    if bad := next((name for name, well in zip(arrays, finite, strict=True) if not well), None):
+    if not _all_finite(list(arrays.values())):
+        bad = next(name for name, a in arrays.items() if not _all_finite([a]))
         raise TrainingError(_not_finite(f"{bad} holds NaN or infinite values", step, lr, names, folder))
+
+
+def _all_finite(arrays: list[Array]) -> bool:
+    xp = array_module(*arrays)
+    if xp is np:
+        return all(each(lambda a: bool(np.isfinite(a).all()), arrays))
+    return bool(xp.stack([xp.isfinite(a).all() for a in arrays]).all())  # on a GPU, one answer to wait for
 
 
 def _not_finite(what: str, step: int, lr: float, names: tuple[str, ...], folder: Path | None) -> str:

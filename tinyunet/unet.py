@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from tinyunet import ops, shapes
-from tinyunet.backend import Array
+from tinyunet.backend import Array, Device, choose, device_of, move, require_together
 from tinyunet.errors import ConfigError, ShapeError
 from tinyunet.layers import BatchNorm, Conv, CropConcat, Dropout, Hook, Layer, MaxPool, ReLU, Unary, UpConv
 from tinyunet.spec import UNetSpec
@@ -125,6 +125,7 @@ class UNet:
 
         Raises OrderError without a forward pass before it.
         """
+        require_together("UNet.backward", "the network", self.head.params["w"], dy)
         dskips = []
         dx = self.head.backward(dy)
         for up in reversed(self.up):
@@ -176,7 +177,7 @@ class UNet:
             if state[name].shape != array.shape:
                 raise ShapeError(f"UNet.load_state: {name} has shape {state[name].shape}, this network needs {array.shape}.")
         for name, array in mine.items():
-            array[...] = state[name]
+            array[...] = move(state[name], device_of(array))
 
     def zero_grad(self) -> None:
         """Set all gradients to zero; they add up otherwise."""
@@ -210,6 +211,26 @@ class UNet:
                     arrays[key] = value.astype(dtype)
         return self
 
+    def to(self, device: str) -> UNet:
+        """Move all arrays, in place: "cuda" for the GPU, "cpu" for back, "auto" for the GPU if there is one.
+
+        It stays the same network, and its checkpoints stay the same. An optimizer's state follows at its next step.
+
+        Raises BackendError if there is no GPU, or no CuPy, with what to do; ConfigError for another name.
+        """
+        target, _ = choose(device)
+        for layer in self.layers:
+            layer.forget()
+            for arrays in (layer.params, layer.grads, layer.buffers):
+                for key, value in arrays.items():
+                    arrays[key] = move(value, target)
+        return self
+
+    @property
+    def device(self) -> Device:
+        """Where the arrays are: "cpu" or "cuda"."""
+        return device_of(self.head.params["w"])
+
     def find(self, pattern: str) -> Iterator[Layer]:
         """Layers by name, `*` standing for anything: `find("down.*.relu2")`.
 
@@ -241,6 +262,7 @@ class UNet:
 
     def _check_input(self, x: Array) -> None:
         ops.contract.as_map("UNet.forward", x)
+        require_together("UNet.forward", "the network", self.head.params["w"], x)
         if x.shape[3] != self.spec.channels:
             raise ShapeError(
                 f"UNet.forward: the image has {x.shape[3]} channels, the network takes {self.spec.channels}. "

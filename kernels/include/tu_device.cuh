@@ -8,7 +8,7 @@
 //   d[0] = D[g][2t]    d[1] = D[g][2t+1]    d[2] = D[g+8][2t]  d[3] = D[g+8][2t+1]
 // A and B are the bits of floats; the tensor core ignores the low 13 (round them before: tu_tf32). sm_80 and newer.
 //
-// cp.async copies 16 bytes from global to shared memory while the thread goes on; `read` false fills in zeros instead, and
+// cp.async copies 16 or 4 bytes from global to shared memory while the thread goes on; `read` false fills in zeros instead, and
 // the global address is then not used. Copies are committed in groups, and tu_cp_wait<N>() returns when all but the newest N
 // groups of this thread have landed. Other threads see them after the next __syncthreads(). sm_80 and newer.
 
@@ -24,6 +24,9 @@ __device__ __forceinline__ unsigned tu_tf32(float x) {  // to nearest, ties away
 }
 __device__ __forceinline__ void tu_cp_async16(void *shared, const void *global, bool read) {
   tu_emu::copy_async(shared, global, 16, read ? 16 : 0);
+}
+__device__ __forceinline__ void tu_cp_async4(void *shared, const void *global, bool read) {
+  tu_emu::copy_async(shared, global, 4, read ? 4 : 0);
 }
 __device__ __forceinline__ void tu_cp_commit() { tu_emu::commit_copies(); }
 template <int N> __device__ __forceinline__ void tu_cp_wait() { tu_emu::wait_copies(N); }
@@ -44,6 +47,11 @@ __device__ __forceinline__ void tu_cp_async16(void *shared, const void *global, 
   unsigned to = (unsigned)__cvta_generic_to_shared(shared);
   int size = read ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(size) : "memory");
+}
+__device__ __forceinline__ void tu_cp_async4(void *shared, const void *global, bool read) {
+  unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+  int size = read ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(size) : "memory");
 }
 __device__ __forceinline__ void tu_cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void tu_cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }

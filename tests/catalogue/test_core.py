@@ -227,9 +227,9 @@ def test_a_law_says_in_which_way_of_calling_it_fails(monkeypatch):
 
 
 def test_the_catalogue_runs_on_every_rung():
-    """Each property of an op with a ladder comes up once for every rung, with that rung picked."""
+    """Each property of an op with a ladder comes up once for every rung of the CPU, with that rung picked."""
     outcomes = list(check_catalogue(["upconv", "relu"], kinds=["reference"], draws=1))
-    assert {o.rung for o in outcomes if o.property.subject == "upconv"} == set(ladder.rungs("upconv2x2"))
+    assert {o.rung for o in outcomes if o.property.subject == "upconv"} == {"loops", "gemm"}
     assert {o.rung for o in outcomes if o.property.subject == "relu"} == {""}
     assert {o.property.kind for o in outcomes} == {"reference"}
     assert not any(o.error for o in outcomes)

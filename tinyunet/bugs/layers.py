@@ -11,7 +11,7 @@ bug(
     Edit("tinyunet.ops.pool:max_pool_forward", "MaxPoolContext(winner, ",
          "MaxPoolContext(xp.stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
     Edit("tinyunet.ops.pool:max_pool_backward", "dy, ctx.winner.shape, ", "dy, ctx.winner.shape[1:], "),
-    Edit("tinyunet.ops.pool:max_pool_backward", "return over_rows(formula, dy, ctx.winner)", "return formula(dy, ctx.winner)"),
+    Edit("tinyunet.ops.pool:max_pool_backward", "else over_rows(formula, dy, ctx.winner)", "else formula(dy, ctx.winner)"),
     Edit("tinyunet.ops.pool:max_pool_backward", "winner == place", "winner[place]"),
     shipped="riccardoandreoni0/CNN-from-scratch#1, the code quoted there",
 )

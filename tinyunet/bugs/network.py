@@ -144,7 +144,7 @@ bug(
     "flip_not_undone", "tiling",
     "Predictions of mirrored images are averaged without turning them back: the mean is a blur of the image and its mirror "
     "image.",
-    Edit("tinyunet.inference:_forward", "return np.flip(proba, axes)", "return proba"),
+    Edit("tinyunet.inference:_forward", "return xp.flip(proba, axes)", "return proba"),
 )
 bug(
     "views_added_not_averaged", "tiling",
@@ -154,5 +154,5 @@ bug(
 bug(
     "sigmoid_classes_exchanged", "tiling",
     "For a network with one logit, p is given as the probability of background: every mask is inverted.",
-    Edit("tinyunet.inference:_forward", "np.concatenate((1 - p, p), axis=-1)", "np.concatenate((p, 1 - p), axis=-1)"),
+    Edit("tinyunet.inference:_forward", "xp.concatenate((1 - p, p), axis=-1)", "xp.concatenate((p, 1 - p), axis=-1)"),
 )

@@ -118,7 +118,7 @@ bug(
 bug(
     "state_not_copied", "optim training",
     "Loading checks the shapes of the stored state and forgets to copy it: no error, and no momentum.",
-    Edit("tinyunet.optim:Optimizer.load_state", "array[...] = state[name]", "array[...] = 0"),
+    Edit("tinyunet.optim:Optimizer.load_state", "array[...] = move(state[name], device_of(array))", "array[...] = 0"),
 )
 bug(
     "best_is_the_worst", "training",

@@ -18,6 +18,7 @@ from tinyunet.catalogue.findings import cause_of, explained, headline, held, tol
 from tinyunet.catalogue.own import CALLS, LIMIT, OwnOutcome, check_file, guess_subject, split_target
 from tinyunet.cli import planted
 from tinyunet.cli.app import app
+from tinyunet.cli.kernels import check_kernels
 from tinyunet.cli.terminal import Meter, out_console, say, table_of
 from tinyunet.data.sample import counted
 from tinyunet.errors import ConfigError
@@ -72,6 +73,10 @@ def check_(
         typer.Option("--plant", metavar="NAME", help="a bug to plant: show its diff, and which properties see it; without NAME, "
                      "say all bugs", show_default=False),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="check the CUDA kernels, on a GPU or without one", metavar="cuda|emulator", show_default=False),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="say the properties, without checking")] = False,
 ) -> None:
     """Check what every part must keep to: gradients, adjoints, invariances, conventions.
@@ -86,6 +91,11 @@ def check_(
 
     FILE is run, with all your rights. That is no sandbox and no grader for people who cheat: check what you would run anyway.
     """
+    if device is not None:
+        if target is not None or kind or list_:
+            raise ConfigError("check: --device checks tinyunet's own kernels. It goes with --only and --seed alone.")
+        check_kernels(device, only or [], seed)
+        return
     if target is not None and plant_ is not None:
         raise ConfigError("check: --plant puts a bug into what comes with tinyunet, not into an op of your own. Leave one out.")
     path, name = split_target(target) if target is not None else (None, "")

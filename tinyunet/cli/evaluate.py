@@ -14,11 +14,12 @@ from rich.text import Text
 from tinyunet.backend import Array
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.cli.app import app
-from tinyunet.cli.inputs import check_checkpoint, grey_note
+from tinyunet.cli.inputs import check_checkpoint, grey_note, on_device
 from tinyunet.cli.options import (
     Averaging,
     CheckpointFile,
     ClassNames,
+    Device,
     DropAlpha,
     Format,
     Masks,
@@ -71,6 +72,7 @@ def evaluate(
     min_size: MinSize = None,
     max_mem: MaxMemBeside = MAX_MEM,
     tile_in: TileIn = None,
+    device: Device = "cpu",
     em: Annotated[
         bool, typer.Option("--em", help="also the EM challenge's: foreground-restricted Rand and information, warping error")
     ] = False,
@@ -86,8 +88,9 @@ def evaluate(
     to be; --label-map, --instances and --partial change that one by one, and --kind changes all of it.
     """
     check_checkpoint(checkpoint, "evaluate", "DATA")
-    given = given_options(locals(), "checkpoint", "average", "min_size", "max_mem", "tile_in", "em", "each", "json_file")
-    trained = load_checkpoint(checkpoint)
+    not_data = ("checkpoint", "average", "min_size", "max_mem", "tile_in", "device", "em", "each", "json_file")
+    given = given_options(locals(), *not_data, "not_data")
+    trained = on_device(load_checkpoint(checkpoint), device)
     known = _as_in_training(trained, given)
     if known:  # before they are read, for they may not be like those of the training
         say(f"masks read as in training: {' '.join(_written(name, value) for name, value in known.items())}")

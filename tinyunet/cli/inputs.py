@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tinyunet.backend import choose
+from tinyunet.checkpoint import Checkpoint
+from tinyunet.cli.terminal import say
 from tinyunet.data.images import SUFFIXES
 from tinyunet.data.sample import counted
 from tinyunet.errors import CheckpointError
@@ -21,3 +24,12 @@ def grey_note(count: int) -> str:
     """What to say of images that came with three equal channels."""
     return f"{counted(count, 'image')} of three equal channels taken as grey"
 
+
+
+def on_device(checkpoint: Checkpoint, device: str) -> Checkpoint:
+    """The checkpoint with its network on a device; says which, unless it was asked for by name and is the CPU."""
+    device, where = choose(device)
+    if where != "CPU":
+        say(f"device: {where}")
+    checkpoint.model.to(device)
+    return checkpoint

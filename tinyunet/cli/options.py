@@ -83,6 +83,12 @@ MinSize = Annotated[
 ]
 
 
+Device = Annotated[
+    str,
+    typer.Option(help="where the network runs: cpu, cuda (a GPU), or auto, the GPU if there is one", metavar="cpu|cuda|auto"),
+]
+
+
 def given_options(values: dict[str, Any], *but: str) -> dict[str, Any]:
     """The options that were given, as settings."""
     given = {name: value for name, value in values.items() if value is not None and name not in but}

@@ -14,8 +14,8 @@ from tinyunet import plot
 from tinyunet.backend import Array
 from tinyunet.checkpoint import Checkpoint, load_checkpoint
 from tinyunet.cli.app import app
-from tinyunet.cli.inputs import check_checkpoint, grey_note
-from tinyunet.cli.options import Averaging, CheckpointFile, MaxMem, MinSize, TileIn
+from tinyunet.cli.inputs import check_checkpoint, grey_note, on_device
+from tinyunet.cli.options import Averaging, CheckpointFile, Device, MaxMem, MinSize, TileIn
 from tinyunet.cli.terminal import Meter, new_folder, say
 from tinyunet.data.images import SUFFIXES, read_pages, write_image, write_labels
 from tinyunet.data.instances import INSTANCE_BYTES
@@ -69,6 +69,7 @@ def predict_(
     average: Averaging = "none",
     max_mem: MaxMem = MAX_MEM,
     tile_in: TileIn = None,
+    device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace results that are there already")] = False,
 ) -> None:
     """Segment images of any size.
@@ -84,7 +85,7 @@ def predict_(
     check_checkpoint(checkpoint, "predict", "IMAGES")
     files = _image_files(images)
     _check_out(out, files)
-    trained = load_checkpoint(checkpoint)
+    trained = on_device(load_checkpoint(checkpoint), device)
     channels = trained.model.spec.channels
     least = trained.min_size if min_size is None else min_size
     # All are looked at before the first result, for a result may take long.

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from tinyunet import parallel, plot, shapes
+from tinyunet.backend import choose, memory_of_gpu
 from tinyunet.checkpoint import load_checkpoint
 from tinyunet.cli.app import app
 from tinyunet.cli.options import (
     ClassNames,
+    Device,
     DropAlpha,
     Format,
     Instances,
@@ -56,6 +58,7 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="settings from a TOML file; options given here win", show_default=False)
     ] = None,
+    device: Device = "cpu",
     format: Format = None,
     masks: Masks = None,
     kind: MaskKind = None,
@@ -143,16 +146,17 @@ def train(
     run. The best step has the highest mean of IoU and SEG on the images that validate; IoU alone, if the masks tell no objects
     apart. Ctrl-C saves and says how to go on. The default network is small, for a laptop; the paper's is --base 64 --depth 4.
     """
-    options = given_options(locals(), "out", "resume", "config", "augment")
+    options = given_options(locals(), "out", "resume", "config", "augment", "device")
+    device, where = choose(device)
     settings, folder, was = _open_run(out, resume, config, options, augment)
     train_data, val_data_ = settings.data.read_split(settings.train.seed)
     spec = settings.network.spec(train_data[0].image.shape[-1], len(train_data.class_names))
     moments = 1 + (settings.train.optimizer == "adam")
-    _check_memory(shapes.count_params(spec) * 4 * (2 + moments), "a smaller --base or --depth")  # before any of it is taken
-    model = UNet(spec, rng=settings.train.seed)
+    _check_memory(shapes.count_params(spec) * 4 * (2 + moments), device, "a smaller --base or --depth")  # before any is taken
+    model = UNet(spec, rng=settings.train.seed).to(device)
     tile_in, tile_out = tile_size(model, train_data, settings.train)
     memory = shapes.training_bytes(spec, tile_in, batch=settings.train.batch, moments=moments, threads=parallel.count())
-    _check_memory(memory, "a smaller --tile, --batch, --base or --depth")
+    _check_memory(memory, device, "a smaller --tile, --batch, --base or --depth")
     pairs = [(name, getattr(was, name), getattr(settings.train, name)) for name in RESUMABLE] if was is not None else []
     changed = [f"{name} from {old} to {new}" for name, old, new in pairs if old != new]
 
@@ -177,6 +181,8 @@ def train(
     say(f"classes  {names}")
     say(f"network  {described(spec)}: {shapes.count_params(spec):,} parameters")
     say(f"step     {settings.train.batch} x {tile_in} px in, {tile_out} px out, about {memory / shapes.MIB:,.0f} MiB")
+    if where != "CPU":
+        say(f"device   {where}")
     say(f"run      {folder}")
     if changed:
         say(f"changed  {', '.join(changed)}; from here on, the learning rate follows the new values")
@@ -259,15 +265,16 @@ def _check_folder(folder: Path, data: DataConfig) -> None:
         raise ConfigError(f"train: {folder} already holds {', '.join(there)}. Choose another --out.{stopped}")
 
 
-def _check_memory(needed: int, remedy: str) -> None:
-    """Raises ConfigError where a step would take more than the machine has; the system might end the process without a word."""
+def _check_memory(needed: int, device: str, remedy: str) -> None:
+    """Raises ConfigError where a step would take more than there is; the system might end the process without a word."""
     try:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = memory_of_gpu() if device == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not every system says
         return
     if needed > there:
         raise ConfigError(
-            f"train: a step takes {needed / shapes.MIB:,.0f} MiB, and this machine has {there / shapes.MIB:,.0f} MiB. "
+            f"train: a step takes {needed / shapes.MIB:,.0f} MiB, and this {'GPU' if device == 'cuda' else 'machine'} has "
+            f"{there / shapes.MIB:,.0f} MiB. "
             f"Use {remedy}."
         )
 

@@ -19,12 +19,15 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _KERNEL = re.compile(r'(template\s*<[^{};]*>\s*)?(?:extern\s*"C"\s*)?__global__\s+void\s+'
                      r"(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\(([^()]*)\)\s*\{")  # fmt: skip
 
+_DECLARED = re.compile(r"(.*?)(\w+)", re.DOTALL)
+
 
 class Signature(NamedTuple):
     """A kernel as its file declares it."""
 
     name: str
     parameters: tuple[str, ...]  # their names
+    types: tuple[str, ...]  # and types: "const float *"
     template: bool
 
 
@@ -53,6 +56,22 @@ def read(file: str | Path) -> Source:
         raise ConfigError(f"{file}: no such kernel. kernels/ has: {', '.join(kernel_files())}. Or give the path of a file.")
     text, files = inline(path, folder)
     return Source(_name(path, folder), text, files, _signatures(text))
+
+
+def find(read: Source, name: str) -> Signature:
+    """The signature of a kernel by its name, with its arguments if it is a template: "conv3x3", "gemm<8, 4>".
+
+    Raises ConfigError if the file has no such kernel.
+    """
+    signature = read.kernels.get(name.split("<")[0].strip())
+    if signature is None:
+        names = ", ".join(read.kernels) or "none"
+        raise ConfigError(f"{read.name}: has no kernel {name!r}. Its __global__ functions: {names}.")
+    if signature.template != ("<" in name):
+        example = f"{signature.name}<8>" if signature.template else signature.name
+        kind = "a template: give its arguments" if signature.template else "no template: give its name alone"
+        raise ConfigError(f"{read.name}: {signature.name} is {kind}, e.g. {example!r}.")
+    return signature
 
 
 def kernel_files() -> list[str]:
@@ -101,6 +120,7 @@ def _signatures(text: str) -> dict[str, Signature]:
     """Every __global__ function of a text."""
     found = {}
     for template, name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text)):
-        names = tuple(p.split()[-1].lstrip("*&") for p in parameters.split(",") if p.strip())
-        found[name] = Signature(name, names, bool(template))
+        declared = [_DECLARED.fullmatch(p.replace("__restrict__", " ").strip()) for p in parameters.split(",") if p.strip()]
+        types, names = zip(*((" ".join(m[1].split()), m[2]) for m in declared if m), strict=True) if declared else ((), ())
+        found[name] = Signature(name, names, types, bool(template))
     return found

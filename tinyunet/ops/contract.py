@@ -6,8 +6,10 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
-from tinyunet.backend import Array, array_module
+from tinyunet import cuda
+from tinyunet.backend import Array, array_module, require_together
 from tinyunet.errors import DTypeError, ShapeError
+from tinyunet.ladder import Rung
 from tinyunet.parallel import over_rows
 
 DTYPES = ("float32", "float64", "complex128")
@@ -35,11 +37,12 @@ def as_values(who: str, x: Array) -> Array:
 
 
 def check_param(who: str, name: str, param: Array, shape: tuple[int, ...], x: Array) -> None:
-    """Raise unless a parameter has the shape that x asks for, and the dtype of x."""
+    """Raise unless a parameter has the shape that x asks for, and the dtype of x, and is on its device."""
     if param.shape != shape:
         raise ShapeError(f"{who}: {name} has shape {param.shape}, but an input of shape {x.shape} needs {shape}.")
     if param.dtype != x.dtype:
         raise DTypeError(f"{who}: {name} is {param.dtype} and the input is {x.dtype}. Convert one of them.")
+    require_together(who, name, param, x)
 
 
 def as_gradient(who: str, dy: Array, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -57,6 +60,8 @@ def channel_sum(a: Array, *factors: Array) -> Array:
     First along rows of pixels, then over rows. In float32 a running sum over 300,000 pixels loses four digits; two sums over
     600 each lose much less.
     """
+    if not factors and cuda.takes(a):
+        return cuda.sums.column_sums(a)
 
     def formula(*maps: Array) -> Array:
         product = reduce(mul, maps)
@@ -92,3 +97,12 @@ def add_bias(y: Array, b: Array) -> None:
         y += b
 
     over_rows(formula, y)
+
+
+def with_bias(rung: Rung, b: Array, *arguments: Any) -> Array:
+    """forward(*arguments) + b: a kernel adds it before it writes a value; for other rungs it is a pass of its own."""
+    if rung.fused is not None:
+        return rung.fused(*arguments, b)
+    y = rung.forward(*arguments)
+    add_bias(y, b)
+    return y

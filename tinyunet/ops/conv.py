@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
-from tinyunet import ladder
+from tinyunet import cuda, ladder
 from tinyunet.backend import Array
 from tinyunet.errors import ConfigError, ShapeError
-from tinyunet.ops.contract import add_bias, as_gradient, as_map, channel_sum, check_param
+from tinyunet.ops.contract import add_bias, as_gradient, as_map, channel_sum, check_param, with_bias
 from tinyunet.parallel import each, over_rows
 
 Padding = Literal["valid", "same"]
@@ -55,8 +55,13 @@ def conv2d_forward(x: Array, w: Array, b: Array, padding: Padding = "valid") -> 
         raise ShapeError(
             f"conv2d: a {x.shape[1]}x{x.shape[2]} map is smaller than the {size}x{size} kernel. Give at least {size}x{size}."
         )
-    y = over_rows(lambda x: x @ w[0, 0], x) if size == 1 else ladder.pick("conv3x3", x, w, "forward").forward(x, w, pad)
-    add_bias(y, b)
+    if size == 3:
+        y = with_bias(ladder.pick("conv3x3", x, w, "forward"), b, x, w, pad)
+    elif cuda.takes(x) and cuda.head.takes(x.shape[3], c_out):
+        y = cuda.head.forward(x, w, b)
+    else:
+        y = over_rows(lambda x: x @ w[0, 0], x)
+        add_bias(y, b)
     return y, ConvContext(x, w, pad)
 
 
@@ -73,6 +78,8 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
     x, w, pad = ctx
     size, _, c_in, c_out = w.shape
     dy = as_gradient("conv2d", dy, (x.shape[0], *(n + 2 * pad - size + 1 for n in x.shape[1:3]), c_out), x.dtype)
+    if size == 1 and cuda.takes(dy) and cuda.head.takes(c_in, c_out):
+        return cuda.head.backward(dy, x, w)
     if size == 1:
         dx = over_rows(lambda dy: dy @ w[0, 0].T, dy)
         # As a job: left to itself, BLAS would cut this long sum by the number of its threads.

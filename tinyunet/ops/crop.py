@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tinyunet.backend import Array, array_module
+from tinyunet import cuda
+from tinyunet.backend import Array, array_module, require_together
 from tinyunet.errors import DTypeError, ShapeError
 from tinyunet.ops.contract import as_gradient, as_map
 from tinyunet.parallel import over_rows
@@ -39,9 +40,13 @@ def crop_concat_forward(up: Array, skip: Array) -> tuple[Array, CropConcatContex
         raise ShapeError(f"crop_concat: {up.shape[0]} images come up and {skip.shape[0]} across. They must be the same images.")
     if up.dtype != skip.dtype:
         raise DTypeError(f"crop_concat: up is {up.dtype} and skip is {skip.dtype}. Convert one of them.")
+    require_together("crop_concat", "the skip", skip, up)
     crop = center_crop(skip.shape[1:3], up.shape[1:3])
-    parts = (up, skip[_window(crop, up.shape)])
-    y = over_rows(lambda *rows: array_module(up).concatenate(rows, axis=3), *parts)
+    if cuda.takes(up):
+        y = cuda.crop.forward(up, skip, crop.top, crop.left)
+    else:
+        parts = (up, skip[_window(crop, up.shape)])
+        y = over_rows(lambda *rows: array_module(up).concatenate(rows, axis=3), *parts)
     return y, CropConcatContext(crop, up.shape, skip.shape, up.dtype)
 
 
@@ -52,6 +57,8 @@ def crop_concat_backward(dy: Array, ctx: CropConcatContext) -> tuple[Array, Arra
     """
     channels = ctx.up_shape[3]
     dy = as_gradient("crop_concat", dy, (*ctx.up_shape[:3], channels + ctx.skip_shape[3]), ctx.dtype)
+    if cuda.takes(dy):
+        return cuda.crop.backward(dy, channels, ctx.skip_shape, ctx.crop.top, ctx.crop.left)
     dup = array_module(dy).empty(ctx.up_shape, dy.dtype)
     dskip = array_module(dy).zeros(ctx.skip_shape, dy.dtype)
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
 
-from tinyunet.backend import Array, array_module
+from tinyunet.backend import Array, array_module, require_together
 from tinyunet.errors import DataError, ShapeError
 from tinyunet.ops.contract import as_map
 from tinyunet.parallel import over_rows
@@ -151,12 +151,14 @@ def _factor(who: str, logits: Array, labels: Array, weights: Array | None, class
             f"{who}: labels run from {int(labels.min())} to {int(labels.max())}, but there are classes 0 to {classes - 1} "
             f"(and {IGNORE} for pixels to ignore). Map the labels to classes first."
         )
+    require_together(who, "an array of labels", labels, logits)
     counted = labels != IGNORE
     m = max(int(counted.sum()), 1)
     factor = counted.astype(logits.real.dtype) / m
     if weights is not None:
         if weights.shape != labels.shape:
             raise ShapeError(f"{who}: weights have shape {weights.shape}, labels {labels.shape}. Give one weight per pixel.")
+        require_together(who, "an array of weights", weights, logits)
         factor = factor * xp.where(counted, weights, 0).astype(factor.dtype)
     return factor[..., None]
 

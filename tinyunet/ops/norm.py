@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tinyunet import cuda
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
 from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param
@@ -40,6 +41,9 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = EPS) ->
     count = x.shape[0] * x.shape[1] * x.shape[2]
     if count < 2:
         raise ShapeError(f"batch_norm: shape {x.shape} has {count} value a channel; training needs 2 or more to take a variance.")
+    if cuda.takes(x):
+        y, x_hat, inv_std, mean, var = cuda.norm.forward(x, gamma, beta, eps)
+        return y, BatchNormContext(x_hat, gamma, inv_std, mean, var)
     mean = channel_sum(x) / count
     centred = over_rows(lambda x: x - mean, x)
     var = channel_sum(centred, centred) / count
@@ -65,6 +69,8 @@ def batch_norm_backward(dy: Array, ctx: BatchNormContext) -> tuple[Array, Array,
     """
     x_hat, gamma, inv_std, _, _ = ctx
     dy = as_gradient("batch_norm", dy, x_hat.shape, x_hat.dtype)
+    if cuda.takes(dy):
+        return cuda.norm.backward(dy, x_hat, gamma, inv_std)
     count = dy.shape[0] * dy.shape[1] * dy.shape[2]
     dgamma, dbeta = channel_sum(dy, x_hat), channel_sum(dy)
 
@@ -96,7 +102,7 @@ def batch_norm_eval_forward(
         x_hat = (x - mean) * inv_std
         return gamma * x_hat + beta, x_hat
 
-    y, x_hat = over_rows(formula, x)
+    y, x_hat = cuda.norm.eval_forward(x, gamma, beta, mean, var, eps) if cuda.takes(x) else over_rows(formula, x)
     return y, BatchNormEvalContext(x_hat, gamma * inv_std)
 
 
@@ -106,6 +112,8 @@ def batch_norm_eval_backward(dy: Array, ctx: BatchNormEvalContext) -> tuple[Arra
     (N, H, W, C) -> (N, H, W, C), (C,), (C,)
     """
     dy = as_gradient("batch_norm", dy, ctx.x_hat.shape, ctx.x_hat.dtype)
+    if cuda.takes(dy):
+        return cuda.norm.eval_backward(dy, ctx.x_hat, ctx.slope)
     dx = over_rows(lambda dy: dy * ctx.slope, dy)
     return dx, channel_sum(dy, ctx.x_hat), channel_sum(dy)
 

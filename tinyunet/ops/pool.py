@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tinyunet import cuda
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
 from tinyunet.ops.contract import as_gradient, as_map, select
@@ -48,7 +49,7 @@ def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
             winner = xp.maximum(winner, wins * xp.uint8(place))  # a later place has a larger number
         return y, winner
 
-    y, winner = over_rows(formula, x, together=2)
+    y, winner = cuda.pool.forward(x) if cuda.takes(x) else over_rows(formula, x, together=2)
     return y, MaxPoolContext(winner, x.dtype)
 
 
@@ -69,4 +70,4 @@ def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
             dx[:, a::2, b::2] = select(winner == place, dy)
         return dx
 
-    return over_rows(formula, dy, ctx.winner)
+    return cuda.pool.backward(dy, ctx.winner) if cuda.takes(dy) else over_rows(formula, dy, ctx.winner)

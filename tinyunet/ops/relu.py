@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tinyunet import cuda
 from tinyunet.backend import Array
 from tinyunet.ops.contract import as_gradient, as_values, select
 from tinyunet.parallel import over_values
@@ -29,7 +30,7 @@ def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
         positive = ~(x.real <= 0)
         return select(positive, x), positive
 
-    y, positive = over_values(formula, x)
+    y, positive = cuda.relu.forward(x) if cuda.takes(x) else over_values(formula, x)
     return y, ReLUContext(positive, x.dtype)
 
 
@@ -43,4 +44,4 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
     def formula(dy: Array, positive: Array) -> Array:
         return select(positive, dy)
 
-    return over_values(formula, dy, ctx.positive)
+    return cuda.relu.backward(dy, ctx.positive) if cuda.takes(dy) else over_values(formula, dy, ctx.positive)

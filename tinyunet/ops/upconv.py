@@ -14,7 +14,7 @@ import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
 from tinyunet import ladder
 from tinyunet.backend import Array
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import add_bias, as_gradient, as_map, channel_sum, check_param
+from tinyunet.ops.contract import as_gradient, as_map, channel_sum, check_param, with_bias
 
 
 class UpConvContext(NamedTuple):
@@ -36,8 +36,7 @@ def upconv_forward(x: Array, w: Array, b: Array) -> tuple[Array, UpConvContext]:
         raise ShapeError(f"upconv: w has shape {w.shape}, expected (2, 2, O, C).")
     check_param("upconv", "w", w, (2, 2, w.shape[2], x.shape[3]), x)
     check_param("upconv", "b", b, (w.shape[2],), x)
-    y = ladder.pick("upconv2x2", x, w, "forward").forward(x, w)
-    add_bias(y, b)
+    y = with_bias(ladder.pick("upconv2x2", x, w, "forward"), b, x, w)
     return y, UpConvContext(x, w)
 
 

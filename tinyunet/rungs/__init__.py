@@ -1,4 +1,4 @@
-"""The ladders of the hot operations on the CPU; importing this package registers every rung.
+"""The ladders of the hot operations on the CPU; importing this package registers every rung, and those of CUDA above them.
 
 `conv3x3` computes  y[n,i,j,o] = sum over r,s,c of x[n, i+r-pad, j+s-pad, c] w[r,s,c,o]   (x is zero outside the image)
 
@@ -16,6 +16,7 @@ A bias is added by the operation, so that a rung is linear and its two gradients
 their arguments: the operations have done so.
 """
 
+from tinyunet.cuda import rungs as kernels
 from tinyunet.ladder import register
 from tinyunet.rungs import gemm, im2col, loops, strips, taps, winograd, winograd1d
 
@@ -27,3 +28,7 @@ register("conv3x3", winograd1d.CONV)
 register("conv3x3", winograd.CONV)
 register("upconv2x2", loops.UPCONV)
 register("upconv2x2", gemm.UPCONV)
+for rung in kernels.CONV:
+    register("conv3x3", rung)
+for rung in kernels.UPCONV:
+    register("upconv2x2", rung)

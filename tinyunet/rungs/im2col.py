@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from tinyunet.backend import Array, array_module
 from tinyunet.ladder import Rung
 
@@ -98,4 +100,9 @@ def grad_w(x: Array, dy: Array, size: int, pad: int) -> Array:
     return dw.reshape(size, size, c_in, c_out)
 
 
-CONV = Rung("im2col", forward, grad_x, grad_w)
+def refuses(x: Array, w: Array) -> str | None:
+    """Strips that fit the cache of a processor's core would keep a GPU waiting."""
+    return None if array_module(x) is np else "its strips are cut for a CPU; 'taps' takes whole maps"
+
+
+CONV = Rung("im2col", forward, grad_x, grad_w, refuses)

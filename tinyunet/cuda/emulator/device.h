@@ -17,7 +17,7 @@
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))  // alignas would have to stand before __shared__
 #define TU_INLINE __attribute__((always_inline)) inline
 #define TU_RAW __attribute__((noinline, no_sanitize("thread")))  // its own loads and stores are not the kernel's
 

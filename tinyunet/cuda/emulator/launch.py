@@ -39,15 +39,7 @@ class Module:
 
         Raises ConfigError if the file has no such kernel.
         """
-        signature = self.source.kernels.get(name.split("<")[0].strip())
-        if signature is None:
-            names = ", ".join(self.source.kernels) or "none"
-            raise ConfigError(f"{self.source.name}: has no kernel {name!r}. Its __global__ functions: {names}.")
-        if signature.template != ("<" in name):
-            example = f"{signature.name}<8>" if signature.template else signature.name
-            kind = "a template: give its arguments" if signature.template else "no template: give its name alone"
-            raise ConfigError(f"{self.source.name}: {signature.name} is {kind}, e.g. {example!r}.")
-        return Kernel(self, name, signature)
+        return Kernel(self, name, source.find(self.source, name))
 
     def library(self, name: str, checked: bool) -> tuple[_Library, int]:
         """The library that holds a kernel, and the kernel's number in it. All kernels that are no templates share one."""
@@ -71,8 +63,9 @@ class Kernel:
                  trace_block: Sequence[int] | None = None) -> Report:  # fmt: skip
         """Runs grid blocks of block threads, (x,) or (x, y) or (x, y, z), as `cupy.RawKernel` would, and waits for the end.
 
-        args are NumPy arrays for pointers, which the kernel writes in place, and NumPy scalars (`np.int32(3)`) for values,
-        all of the very dtype that the kernel declares: CuPy does not convert them either, and no GPU would notice.
+        args are NumPy arrays for pointers, which the kernel writes in place, None for a null pointer, and NumPy scalars
+        (`np.int32(3)`) for values, all of the very dtype that the kernel declares: CuPy does not convert them either, and no
+        GPU would notice.
         shared_mem is the size of `extern __shared__` arrays in bytes. The order of threads and blocks is the schedule's:
         "index", "reverse", or "random", drawn from the seed.
 
@@ -144,8 +137,11 @@ class Kernel:
                                       "Say which: a GPU gets its bytes as they are, e.g. np.int32(3).")  # fmt: skip
                 values.append(ctypes.create_string_buffer(value.tobytes(), size))
                 continue
+            if value is None:
+                values.append(ctypes.c_void_p(None))
+                continue
             if not isinstance(value, np.ndarray):
-                raise ConfigError(f"{who} is {_describe(value)}, the kernel takes a pointer. Give a NumPy array.")
+                raise ConfigError(f"{who} is {_describe(value)}, the kernel takes a pointer. Give a NumPy array, or None.")
             if kind != "V" and (value.dtype.kind, value.dtype.itemsize) != (kind, size):
                 raise ConfigError(f"{who} has dtype {value.dtype}, the kernel takes {_dtype_name(dtype)}. Use .astype.")
             if not value.flags.c_contiguous:
