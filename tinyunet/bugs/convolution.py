@@ -129,6 +129,7 @@ bug(
     "bias_forgotten", "conv2d conv1x1",
     "The bias is never added: behind every ReLU the network can only turn about the origin, and the gradient of the bias moves "
     "something that nobody reads.",
+    Edit("tinyunet.ops.conv:conv2d_forward", "b, x, w, pad)", "0 * b, x, w, pad)"),
     Edit("tinyunet.ops.conv:conv2d_forward", "add_bias(y, b)", "add_bias(y, 0 * b)"),
 )
 bug(
