@@ -64,7 +64,8 @@ class Kernel:
         """Runs grid blocks of block threads, (x,) or (x, y) or (x, y, z), as `cupy.RawKernel` would, and waits for the end.
 
         args are NumPy arrays for pointers, which the kernel writes in place, None for a null pointer, and NumPy scalars
-        (`np.int32(3)`) for values, all of the very dtype that the kernel declares: CuPy does not convert them either, and no GPU would notice.
+        (`np.int32(3)`) for values, all of the very dtype that the kernel declares: CuPy does not convert them either, and no
+        GPU would notice.
         shared_mem is the size of `extern __shared__` arrays in bytes. The order of threads and blocks is the schedule's:
         "index", "reverse", or "random", drawn from the seed.
 
