@@ -65,7 +65,7 @@ conv3x3(const float *__restrict__ x, const float *__restrict__ w, const float *_
   for (int stage = 0, more = 1; more; stage ^= 1) {
     more = tap < 9;
     if (more) fetch();                                      // asks, and does not wait: the values are needed in put()
-#pragma unroll 2
+#pragma unroll 2  // all 8 at once, the compiler would load ahead so far that registers run out
     for (int k = 0; k < DEPTH; k++) {
       float inputs[8], weights[8];
       for (int half = 0; half < 2; half++) {

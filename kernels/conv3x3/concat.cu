@@ -24,14 +24,13 @@ constexpr int DEPTH = 16, STAGES = 4, QUADS = DEPTH / 4;  // copies of 16 bytes 
 template <int CHANNELS, bool PRECISE> struct Block {
   static constexpr int PIXELS = CHANNELS == 64 && !PRECISE ? 256 : 128;
   using Sums = BlockTile<PIXELS, CHANNELS, PRECISE>;
-  static constexpr int TOGETHER = CHANNELS == 64 && PRECISE ? 3 : 2;  // blocks on a multiprocessor
 
   Tile<PIXELS, DEPTH, 4> x;  // one stage; padded as in 08
   Tile<DEPTH, CHANNELS, 8> w;
 };
 
 template <int CHANNELS, bool PRECISE>
-__global__ void __launch_bounds__(Block<CHANNELS, PRECISE>::Sums::THREADS, Block<CHANNELS, PRECISE>::TOGETHER)
+__global__ void __launch_bounds__(Block<CHANNELS, PRECISE>::Sums::THREADS, 2)  // 2 blocks on a multiprocessor
 conv3x3_concat(const float *__restrict__ up, const float *__restrict__ skip, const float *__restrict__ w,
                const float *__restrict__ b, float *__restrict__ y,
                int N, int H, int W, int up_channels, int A, int B, int skip_channels, int top, int left,

@@ -46,8 +46,9 @@ def test_a_rung_agrees_with_the_loops(rung, shape, compiler, poisoned, rng):
 
 @pytest.mark.parametrize("shape", [(2, 9, 21, 1, 70, 1), (1, 4, 3, 1, 3, 0), (3, 1, 1, 2, 8, 1), (1, 7, 70, 3, 5, 2),
                                    (1, 8, 9, 4, 64, 0)], ids=str)  # fmt: skip
-def test_the_first_layer_agrees_with_the_loops(shape, compiler, poisoned, rng):
-    """Forward and gradient by weight, for 1 to 4 channels."""
+def test_the_first_layer_agrees_with_the_loops(shape, compiler, poisoned, monkeypatch, rng):
+    """Forward and gradient by weight, for 1 to 4 channels; at most two blocks add, so that they have several pieces each."""
+    monkeypatch.setattr(conv3x3, "_PARTS", 2)
     x, w, wanted = arguments(rng, *shape)
     dy = rng.standard_normal(wanted.shape, np.float32)
     with emulated(mode="check") as run:
@@ -61,18 +62,19 @@ def test_the_first_layer_agrees_with_the_loops(shape, compiler, poisoned, rng):
                                               ("08_mma_3xtf32_pipe", 3)])  # fmt: skip
 def test_bias_and_relu_come_for_free(rung, splits, compiler, poisoned, rng):
     """y = max(0, conv + b), either or both, in one pass or after the splits of 08 have been added; a NaN stays one."""
-    x, w, wanted = arguments(rng, 1, 6, 7, 3, 10, 1)
-    b = rng.standard_normal(10, np.float32)
-    with emulated(mode="check") as run:
-        for bias, relu in ((b, False), (None, True), (b, True)):
-            y = conv3x3.forward(rung, x, w, 1, bias, relu, splits)
-            expected = wanted if bias is None else wanted + b
-            assert error(y, np.maximum(expected, 0) if relu else expected) < limit(rung)
-        x[0, 0, 0, 0] = np.nan
-        y = conv3x3.forward(rung, x, w, 1, b, True, splits)
-    assert not run.problems
-    assert np.isnan(y[0, :2, :2]).all()
-    assert not np.isnan(y[0, 2:]).any()
+    for c, o in ((3, 9), (4, 12)):  # one float at a time, and four
+        x, w, wanted = arguments(rng, 1, 6, 7, c, o, 1)
+        b = rng.standard_normal(o, np.float32)
+        with emulated(mode="check") as run:
+            for bias, relu in ((b, False), (None, True), (b, True)):
+                y = conv3x3.forward(rung, x, w, 1, bias, relu, splits)
+                expected = wanted if bias is None else wanted + b
+                assert error(y, np.maximum(expected, 0) if relu else expected) < limit(rung)
+            x[0, 0, 0, 0] = np.nan
+            y = conv3x3.forward(rung, x, w, 1, b, True, splits)
+        assert not run.problems
+        assert np.isnan(y[0, :2, :2]).all()
+        assert not np.isnan(y[0, 2:]).any()
 
 
 @every_rung
