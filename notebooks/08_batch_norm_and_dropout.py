@@ -25,10 +25,10 @@
 #
 # **Before this**: lessons [03](03_convolution_backward.ipynb) and [04](04_relu_and_initialisation.ipynb). **Time**: 90 minutes.
 #
-# Section 3 of the paper wants the initial weights to be such that every feature map has about unit variance. Lesson 04 did that. But it
-# is a promise about the first step only: then the weights move. *Batch norm* (Ioffe and Szegedy, 2015) keeps the promise in every step, by computation.
-# **The paper's network has no batch norm.** Most programs that call themselves U-Net do, so you have to know it; in tinyunet it is an
-# option, `norm="batch"`.
+# Section 3 of the paper wants the initial weights to be such that every feature map has about unit variance. Lesson 04 did that. But
+# it is a promise about the first step only: then the weights move. *Batch norm* (Ioffe and Szegedy, 2015) keeps the promise in every
+# step, by computation. **The paper's network has no batch norm.** Most programs that call themselves U-Net do, so you have to know
+# it; in tinyunet it is an option, `norm="batch"`.
 #
 # Dropout is in the paper: section 3.1 has it at the end of the contracting path, half a sentence, as augmentation without being asked
 # for. The two have one thing in common that nothing before them had: they compute one thing in training, and another in prediction.
@@ -50,7 +50,7 @@ rng = begin("08")
 # %% [markdown]
 # ## How large are activations?
 #
-# Two networks with the same weights, as they were drawn; one of them with batch norm. A dot is a channel, and tells how much it varies, over
+# Two networks with the same weights, as they were drawn; one of them with batch norm. A dash is a channel, and tells how much it varies, over
 # two images and all their pixels. The images were normalised as in lesson 00, and then somebody forgot to do it: the second row has
 # images with grey values of 0 to 255.
 
@@ -95,9 +95,9 @@ show(figure, "Standard deviations of all channels, layer by layer: " + "; ".join
 #
 # $$\hat x_i = \frac{x_i - \text{mean}}{\sqrt{\text{var} + \text{eps}}} \qquad y_i = \gamma\, \hat x_i + \beta$$
 #
-# $\hat x$ has mean 0 and deviation 1. Perhaps the next layer would like something else, so each channel gets a scale $\gamma$ and a shift $\beta$ that are
-# learnt; they begin as 1 and 0. And eps, 1e-5 here, stands *inside* the root: a channel that is the same everywhere has variance 0, and 0 / 0
-# is no number.
+# $\hat x$ has mean 0 and deviation 1. Perhaps the next layer would like something else, so each channel gets a scale $\gamma$ and a
+# shift $\beta$ that are learnt; they begin as 1 and 0. And eps, 1e-5 here, stands *inside* the root: a channel that is the same
+# everywhere has variance 0, and 0 / 0 is no number.
 #
 # Why over the pixels too? A convolution uses the same kernel at every pixel, so all pixels of a channel are of one kind.
 
@@ -164,21 +164,23 @@ predicted(guess, round(float(np.abs(other - y).max()), 2), "The mean takes the 7
 #
 # ## Backward: three roads
 #
-# Write dv for the gradient of the loss by v. For one channel, let $g_i = \gamma\, dy_i$: the gradient that comes to $\hat x_i$. With $s = 1/\sqrt{\text{var} + \text{eps}}$,
-# which is called `inv_std` in the code,
+# Write dv for the gradient of the loss by v. For one channel, let $g_i = \gamma\, dy_i$: the gradient that comes to $\hat x_i$. With
+# $s = 1/\sqrt{\text{var} + \text{eps}}$, which is called `inv_std` in the code,
 #
 # $$\hat x_i = (x_i - \text{mean}) \cdot s$$
 #
-# x occurs three times in it: as itself, in the mean, and in s. Three roads lead from $x_i$ to the loss, and their gradients add.
+# x occurs in it three times: as itself, in the mean, and in s. Three roads lead from $x_i$ to the loss, and their gradients add.
 #
 # 1. **The direct road.** s is the factor: $\; s\, g_i$.
-# 2. **Through the mean.** If $x_i$ rises by 1, the mean rises by 1/M. Then *every* $\hat x_j$ falls by s/M. So: $\; -\frac{s}{M} \sum_j g_j = -s\, \text{mean}(g)$.
-#    (The mean stands in the variance, too. But there it does no harm: $\partial\, \text{var} / \partial\, \text{mean} = -\frac2M \sum_j (x_j - \text{mean}) = 0$.)
+# 2. **Through the mean.** If $x_i$ rises by 1, the mean rises by 1/M. Then *every* $\hat x_j$ falls by s/M. So:
+#    $\; -\frac{s}{M} \sum_j g_j = -s\, \text{mean}(g)$.
+#    (The mean stands in the variance, too. But there it does no harm:
+#    $\partial\, \text{var} / \partial\, \text{mean} = -\frac2M \sum_j (x_j - \text{mean}) = 0$.)
 # 3. **Through s.** The chain has two links. How s moves with $x_i$:
 #    $$\frac{\partial\, \text{var}}{\partial x_i} = \frac2M (x_i - \text{mean}) \qquad \frac{\partial s}{\partial\, \text{var}} = -\frac12 s^3 \qquad\Rightarrow\qquad
 #    \frac{\partial s}{\partial x_i} = -\frac1M s^3 (x_i - \text{mean}) = -\frac1M s^2\, \hat x_i$$
-#    And how every $\hat x_j$ moves with s: $\; \partial \hat x_j / \partial s = x_j - \text{mean} = \hat x_j / s$. Multiply, and add up over j, as on road 2. The sum is
-#    yours to write. You will find a mean again, of another product.
+#    And how every $\hat x_j$ moves with s: $\; \partial \hat x_j / \partial s = x_j - \text{mean} = \hat x_j / s$. Multiply, and add
+#    up over j, as on road 2. The sum is yours to write. You will find a mean again, of another product.
 #
 # Here are the three, in numbers, for one pixel; all of them times $\gamma s$.
 
@@ -187,7 +189,8 @@ dy = rng.normal(0.5, 1, x.shape)
 show(plot.norm_pixel(x, gamma, beta, at=(0, 2, 3, 0), dy=dy))
 
 # %% [markdown]
-# gamma and beta are simpler: each is used M times, so their gradients are *sums*, $d\gamma = \sum_i dy_i\, \hat x_i$ and $d\beta = \sum_i dy_i$. Both occur again in dx.
+# gamma and beta are simpler: each is used M times, so their gradients are *sums*, $d\gamma = \sum_i dy_i\, \hat x_i$ and
+# $d\beta = \sum_i dy_i$. Both occur again in dx.
 #
 # **Predict.** The upstream gradient dy is 1 everywhere. What is dx? (One number: it is the same everywhere.)
 
@@ -246,8 +249,9 @@ predicted(guess, "zero" if size["conv1.b"] < 1e-4 * size["conv1.w"] else "small"
 # %% [markdown]
 # ## Prediction is something else
 #
-# In training, y of an image depends on the other images of its batch. Below, one channel of one image, after a convolution with random kernels. From left to
-# right: normalised in a batch with a second image; with another second image, of high contrast; and the difference. All three are drawn to one scale.
+# In training, y of an image depends on the other images of its batch. Below, one channel of one image, after a convolution with
+# random kernels. From left to right: normalised in a batch with a second image; with another second image, of high contrast; and the
+# difference. All three are drawn to one scale.
 
 # %%
 kernels = rng.normal(0, np.sqrt(2 / 9), (3, 3, 1, 8))
@@ -257,12 +261,14 @@ first, second = (batch_norm_forward(pair, np.ones(8), np.zeros(8))[0][:1, ..., :
 show(plot.maps({"y of one image": np.concatenate((first, second, first - second), axis=3)}, width=8))
 
 # %% [markdown]
-# In training that is bearable, a kind of noise. In prediction it is not: the mask of your image would depend on what else is in the batch. So
-# prediction (*eval mode*) uses fixed numbers, *running* means and variances that were collected in training. After each step, with the batch's statistic s,
+# In training that is bearable, a kind of noise. In prediction it is not: the mask of your image would depend on what else is in the
+# batch. So prediction (*eval mode*) uses fixed numbers, *running* means and variances that were collected in training. After each
+# step, with the batch's statistic s,
 #
 # $$r \leftarrow (1 - \text{momentum})\; r + \text{momentum} \cdot s$$
 #
-# They begin as 0 and 1. With fixed numbers batch norm is a straight line, one for each channel, and can be folded into the convolution before it.
+# They begin as 0 and 1. With fixed numbers batch norm is a straight line, one for each channel, and can be folded into the
+# convolution before it.
 #
 # **Two conventions for the momentum** are in use, and each is the other one's opposite:
 #
@@ -271,8 +277,9 @@ show(plot.maps({"y of one image": np.concatenate((first, second, first - second)
 # | PyTorch, and tinyunet | $r \leftarrow (1-m)\,r + m\,s$ | m = 0.1 | the unbiased variance, $\frac{M}{M-1}\,\text{var}$ |
 # | Keras | $r \leftarrow m\,r + (1-m)\,s$ | m = 0.99 | the biased one, var |
 #
-# Unbiased: M numbers scatter about their own mean a little less than about the true one; dividing by M - 1 makes up for it, on average. The *batch* is normalised
-# by the biased variance everywhere. For M = 784, the bottom of the paper's network with its one image, the two differ by 0.13 %; for M = 4 by a third.
+# Unbiased: M numbers scatter about their own mean a little less than about the true one; dividing by M - 1 makes up for it, on
+# average. The *batch* is normalised by the biased variance everywhere. For M = 784, the bottom of the paper's network with its one
+# image, the two differ by 0.13 %; for M = 4 by a third.
 #
 # **Predict.** A network from Keras was trained with momentum=0.99. Which momentum has to stand in ours?
 
@@ -285,8 +292,8 @@ guess = 0.01
 predicted(guess, 1 - 0.99, "1 - m. Keras also adds 1e-3 as eps, PyTorch and tinyunet 1e-5: who takes over weights must take over eps.")
 
 # %% [markdown]
-# How long does it take until the running numbers are right? After k steps, a share of $(1 - \text{momentum})^k$ of the beginning is still in there. Here is the
-# running variance of one channel. It begins at 1, while batches of four images come by.
+# How long does it take until the running numbers are right? After k steps, a share of $(1 - \text{momentum})^k$ of the beginning is
+# still in there. Here is the running variance of one channel. It begins at 1, while batches of four images come by.
 
 # %%
 channel = features[..., features.var(axis=(0, 1, 2)).argmax()]
@@ -307,13 +314,15 @@ ax.legend(fontsize=8, loc="lower right")
 show(figure, f"A running variance that begins at 1 and follows batches whose variance is about {np.mean(batches):.2f}: " + "; ".join(ends) + ".")
 
 # %% [markdown]
-# A large momentum follows soon and trembles; a small one is steady and late. With Keras's default a network that has trained for 50 steps predicts with statistics that are still more than half zeros and ones. Its
-# validation looks dreadful, and nothing is wrong with it but this.
+# In our convention, a large momentum follows soon and trembles; a small one is steady and late. With Keras's default a network that
+# has trained for 50 steps predicts with statistics that are still more than half zeros and ones. Its validation looks dreadful, and
+# nothing is wrong with it but this.
 #
 # ## Exercise 3: training and prediction
 #
-# `batch_norm_forward(x, gamma, beta)` gives y and ctx; `ctx.mean` and `ctx.var` are those of the batch, var the biased one. In prediction, y is the formula with
-# mean and var as they are handed in, and eps = 1e-5. Return y, and the running mean and variance after this call. Our convention, not Keras's.
+# `batch_norm_forward(x, gamma, beta)` gives y and ctx; `ctx.mean` and `ctx.var` are those of the batch, var the biased one. In
+# prediction, y is the formula with mean and var as they are handed in, and eps = 1e-5. Return y, and the running mean and variance
+# after this call. Our convention, not Keras's.
 
 # %% tags=["exercise"]
 def norm_layer(x, gamma, beta, mean, var, training, momentum=0.1):
@@ -335,9 +344,10 @@ check("08.layer", norm_layer)
 # %% [markdown]
 # ## Small batches
 #
-# A network learns with the statistics of its batches, and predicts with running ones. The nearer they are, the better. So: one image, normalised within a batch of N
-# images, and by the statistics of all 24. How far apart are the two y? Once for whole maps of 62 x 62 pixels, once for pieces of 8 x 8 of the same maps. Forty
-# drawn batches each; the bars reach from the tenth to the ninetieth percentile.
+# A network learns with the statistics of its batches, and predicts with running ones. The nearer they are, the better. So: one image,
+# normalised within a batch of N images, and by the statistics of all 24. How far apart are the two y? Once for whole maps of 62 x 62
+# pixels, once for pieces of 8 x 8 of the same maps. Forty drawn batches each; the bars reach from the tenth to the ninetieth
+# percentile.
 
 # %%
 figure = Figure(figsize=(7, 3), layout="constrained")
@@ -363,20 +373,21 @@ ax.legend(fontsize=8)
 show(figure, "How far y moves when it is normalised by its batch instead of by all images; the median falls as the batch grows: " + "; ".join(told) + ".")
 
 # %% [markdown]
-# y has a deviation of 1, so on small maps with one image the difference is nearly as large as y itself: a whole piece may lie inside a cell. On large maps one
-# image is enough for the statistics of these images, which are all of a kind. That is why batch norm often gets away with the
-# paper's choice of one large tile a step (section 3), and why it fails first where maps are smallest, at the bottom.
+# y has a deviation of 1, so on small maps with one image the difference is nearly as large as y itself: a whole piece may lie inside
+# a cell. On large maps one image is enough for the statistics of these images, which are all of a kind. That is why batch norm often
+# gets away with the paper's choice of one large tile a step (section 3), and why it fails first where maps are smallest, at the
+# bottom.
 #
 # ## Dropout
 #
-# In training, set each value to 0 with probability `rate`, each by itself, anew in every step. The network cannot rely on any single one. What is kept is divided by
-# the probability of being kept:
+# In training, set each value to 0 with probability `rate`, each by itself, anew in every step. The network cannot rely on any single
+# one. What is kept is divided by the probability of being kept:
 #
 # $$y = \begin{cases} x / (1 - \text{rate}) & \text{kept} \\ 0 & \text{dropped} \end{cases}
 # \qquad\Rightarrow\qquad \mathbb E[y] = (1 - \text{rate}) \cdot \frac{x}{1 - \text{rate}} + \text{rate} \cdot 0 = x$$
 #
-# On average nothing changes, so prediction needs no factor: it does nothing at all. (This is called *inverted* dropout. The other way, to multiply by 1 - rate in
-# prediction, comes to the same, and has to be remembered everywhere.)
+# On average nothing changes, so prediction needs no factor: it does nothing at all. (This is called *inverted* dropout. The other
+# way, to multiply by 1 - rate in prediction, comes to the same, and has to be remembered everywhere.)
 #
 # **Predict.** The rate is 0.8, a value is 1, and it is kept. What does it become?
 
@@ -399,8 +410,8 @@ twice, _ = dropout_forward(small, 0.5, rng)
 show(plot.maps({"x": small, "dropped at 0.5": once, "dropped anew": twice}, width=7))
 
 # %% [markdown]
-# The paper says where, and gives no rate. The authors' release has a rate of 0.5 at two places: behind the last contracting level, before its pooling *and its skip*, and
-# at the bottom. The preset "paper" follows it.
+# The paper says where, and gives no rate. The authors' release has a rate of 0.5 at two places: behind the last contracting level,
+# before its pooling *and its skip*, and at the bottom. The preset "paper" follows it.
 #
 # **Predict.** In the paper's network there are 18 3x3 convolutions with their ReLUs. How many dropout layers has the preset?
 
@@ -417,11 +428,11 @@ predicted(guess, len(names), f"{' and '.join(names)}. Where maps are small and c
 # %% [markdown]
 # ## Backward, with the same draw
 #
-# For a given draw, dropout is linear: every value is multiplied by 0 or by 1 / (1 - rate). So backward multiplies dy by the *same* numbers. Drawing anew would
-# send gradients to values that took no part.
+# For a given draw, dropout is linear: every value is multiplied by 0 or by 1 / (1 - rate). So backward multiplies dy by the *same*
+# numbers. Drawing anew would send gradients to values that took no part.
 #
-# For the same reason a gradient check must hold the draw fixed. It compares two forward passes that differ by $10^{-5}$ in x, and divides by it. With another
-# draw in each, it divides the noise:
+# For the same reason a gradient check must hold the draw fixed. It compares two forward passes that differ by $10^{-5}$ in x, and
+# divides by it. With another draw in each, it divides the noise:
 
 # %%
 values, seed = rng.standard_normal((1, 4, 5, 2)), int(rng.integers(2**32))
@@ -438,7 +449,8 @@ for name, forward in (("the same draw in each pass", lambda x: dropout_forward(x
 #
 # ## Exercise 4: dropout
 #
-# `rng.random(shape)` gives numbers from 0 to 1, evenly. `ctx` is whatever you need to remember. In prediction (`training=False`) y is x, dx is dy, and nothing is drawn.
+# `rng.random(shape)` gives numbers from 0 to 1, evenly. `ctx` is whatever you need to remember. In prediction (`training=False`) y is
+# x, dx is dy, and nothing is drawn.
 
 # %% tags=["exercise"]
 def drop(x, rate, rng, training=True):
@@ -468,11 +480,12 @@ check("08.dropout", drop, drop_backward)
 # - **Batch norm taught as a part of U-Net.** The paper has none, nor has the authors' release. It is a useful option; say that you use it.
 # - **`eval()` forgotten.** Then masks depend on the batch, and tiles of one image do not fit together (milesial/Pytorch-UNet issue 31,
 #   qubvel-org/segmentation_models.pytorch issue 128). `tu.predict` switches over and back by itself.
-# - **A batch of one.** With small maps, training and prediction are two different networks, as you saw. With a single value a channel, M = 1, $\hat x$ is 0 and so is
-#   every gradient: tinyunet refuses it.
-# - **Testing with a dy of ones.** numpy-ml's test of this very layer does it, and cannot fail: for a constant dy, dx is 0. Random dy, random gamma and beta.
-# - **One mean for each pixel.** Taking `x.reshape(N, -1)` and averaging over N is batch norm for plain vectors. It even has a right gradient: only comparison with
-#   another forward can find it.
+# - **A batch of one.** With small maps, training and prediction are two different networks, as you saw. With a single value a
+#   channel, M = 1, $\hat x$ is 0 and so is dx: tinyunet refuses it.
+# - **Testing with a dy of ones.** numpy-ml's test of this very layer does it, and so cannot see a wrong dx: dx is zero for
+#   a constant dy. Random dy, random gamma and beta.
+# - **One mean for each pixel.** Taking `x.reshape(N, -1)` and averaging over N is batch norm for plain vectors. It even has a right
+#   gradient: only comparison with another forward can find it.
 # - **Weights taken over, running statistics not.** They are no parameters, no optimiser moves them, yet without them the network predicts
 #   nonsense. In tinyunet `model.state()` has them, `model.params()` has not.
 # - **Dropout at the bottom only.** The release has it upstream of the deepest skip as well.
@@ -486,7 +499,7 @@ check("08.dropout", drop, drop_backward)
 # - The smaller M = N H W, the less the two agree.
 # - Dropout sets values to 0 and divides the others; backward uses the same draw; prediction does nothing.
 #
-# **In the code**: [tinyunet/ops/norm.py](../tinyunet/ops/norm.py), [tinyunet/ops/dropout.py](../tinyunet/ops/dropout.py), their layers in
-# [tinyunet/layers.py](../tinyunet/layers.py), and what they must keep: [tinyunet/catalogue/norm.py](../tinyunet/catalogue/norm.py).
-# **In the paper**: section 3 (unit variance; one large tile), section 3.1 (dropout). **Next**: lesson [09](09_softmax_cross_entropy.ipynb) asks how wrong
-# a pixel is.
+# **In the code**: [tinyunet/ops/norm.py](../tinyunet/ops/norm.py), [tinyunet/ops/dropout.py](../tinyunet/ops/dropout.py), their
+# layers in [tinyunet/layers.py](../tinyunet/layers.py), and what they must keep:
+# [tinyunet/catalogue/norm.py](../tinyunet/catalogue/norm.py). **In the paper**: section 3 (unit variance; one large tile), section
+# 3.1 (dropout). **Next**: lesson [09](09_softmax_cross_entropy.ipynb) asks how wrong a pixel is.

@@ -25,9 +25,9 @@
 #
 # **Before this**: lessons [00](00_images_and_masks.ipynb) and [03](03_convolution_backward.ipynb). **Time**: 75 minutes.
 #
-# The network's last layer gives K numbers for every pixel, one a class. What has to be done with them stands in section 3 of the paper, in two
-# formulas: a softmax over the classes of each pixel, and then eq. 1, a weighted cross-entropy, added up over all pixels. This lesson takes
-# the two apart. It is here that the backward pass begins.
+# The network's last layer gives K numbers for every pixel, one a class. What has to be done with them stands in section 3 of the
+# paper, in two formulas: a softmax over the classes of each pixel, and then eq. 1, a weighted cross-entropy, added up over all
+# pixels. This lesson takes the two apart. It is here that the backward pass begins.
 
 # %% tags=["setup"]
 import numpy as np
@@ -43,8 +43,8 @@ rng = begin("09")
 # %% [markdown]
 # ## How wrong is each pixel?
 #
-# A small network after a few seconds of training, on an image that it has not seen. In the middle, the probability that it gives to "cell". To the
-# right, what each pixel costs: $-\log$ of the probability that it gives to the pixel's true class.
+# A small network after a few seconds of training, on an image that it has not seen. In the middle, the probability that it gives to
+# "cell". To the right, what each pixel costs: $-\log$ of the probability that it gives to the pixel's true class.
 
 # %%
 data = tu.synthetic("phase", 6, 128, rng, cells=8)
@@ -71,13 +71,13 @@ show(figure, f"An image, the network's probability of cell, and its loss for eac
      f"the pixels makes up {dear[: dear.size // 10].sum() / dear.sum():.0%} of it.")  # fmt: skip
 
 # %% [markdown]
-# Black pixels cost nothing. The bright ones are those where the network puts its faith in the wrong class, or in neither. The mean of the right picture is the
-# number that training makes small.
+# Black pixels cost nothing. On the bright ones the network is sure of the wrong class, or of neither. The mean of the right
+# picture is the number that training makes small.
 #
 # ## Softmax
 #
-# The K numbers of a pixel are called *logits*, here $a_1, \dots, a_K$. They may be anything, negative too. Softmax makes them positive and divides by the
-# sum, so that they become probabilities:
+# The K numbers of a pixel are called *logits*, here $a_1, \dots, a_K$. They may be anything, negative too. Softmax makes them
+# positive and divides by the sum, so that they become probabilities:
 #
 # $$p_k = \frac{e^{a_k}}{\sum_j e^{a_j}}$$
 #
@@ -92,8 +92,8 @@ guess = (0.25, 0.75)
 predicted(guess, tu.ops.softmax(np.array([0, np.log(3)])).round(6), "e^0 = 1 and e^(log 3) = 3: one part to three parts.")
 
 # %% [markdown]
-# Add the same number c to all logits of a pixel: every $e^{a_k}$ is multiplied by $e^c$, the sum is, too, and p stays as it was. **Softmax sees differences only.** On
-# paper, that is a remark. In floating point it is a rescue:
+# Add the same number c to all logits of a pixel: every $e^{a_k}$ is multiplied by $e^c$, the sum is, too, and p stays as it was.
+# **Softmax sees differences only.** On paper, that is a remark. In floating point it is a rescue:
 
 # %%
 large = np.array([1000, 1000 + np.log(3)])
@@ -102,8 +102,8 @@ with np.errstate(over="ignore", invalid="ignore"):
 print("after subtracting 1000 first:", np.exp(large - 1000) / np.exp(large - 1000).sum())
 
 # %% [markdown]
-# $e^{710}$ is too large for float64, $e^{89}$ for float32. So a program subtracts something first. What? If it is the largest logit, then every exponent is at most 0
-# and one of them is 0. Nothing overflows, and the sum is at least 1.
+# $e^{710}$ is too large for float64, $e^{89}$ for float32. So a program subtracts something first. What? If it is the largest logit,
+# then every exponent is at most 0 and one of them is 0. Nothing overflows, and the sum is at least 1.
 #
 # ## Exercise 1: softmax
 #
@@ -124,16 +124,19 @@ check("09.softmax", softmax)
 # %% [markdown]
 # ## Cross-entropy, and the sign in the paper
 #
-# One probability of each pixel matters: that of its true class, $p_{\text{label}}$. If it is 1, the pixel shall cost nothing; the nearer to 0, the more. $-\log p_{\text{label}}$
-# does that. With a weight w for each pixel, eq. 1 of the paper reads $E = \sum w \log p_{\text{label}}$, *without* a minus sign, and calls E an energy. log p is negative or 0. Whoever minimised
-# E as it is printed would get a network that is as wrong as can be. What is meant, and what everybody computes, is
+# One probability of each pixel matters: that of its true class, $p_{\text{label}}$. If it is 1, the pixel shall cost nothing; the
+# nearer to 0, the more. $-\log p_{\text{label}}$ does that. With a weight w for each pixel, eq. 1 of the paper reads
+# $E = \sum w \log p_{\text{label}}$, *without* a minus sign, and calls E an energy. log p is negative or 0. Whoever minimised E as it
+# is printed would get a network that is as wrong as can be. What is meant, and what everybody computes, is
 #
 # $$E = -\frac1M \sum_{\text{pixels}} w \,\log p_{\text{label}}$$
 #
-# The division by M is ours. The paper adds up; then a tile of twice the area has twice the gradient, and another learning rate would be needed. **M is the number of
-# annotated pixels in the batch**; not the sum of the weights. Pixels that nobody annotated have the label -1. They have no loss and are not counted.
+# The division by M is ours. The paper adds up; then a tile of twice the area has twice the gradient, and another learning rate would
+# be needed. **M is the number of annotated pixels in the batch**; not the sum of the weights. Pixels that nobody annotated have the
+# label -1. They have no loss and are not counted.
 #
-# **Predict.** Two logits, (0, 800), and the true class is the first. p of it is $e^{-800}$, which is 0 in floating point. What is $-\log p$, on paper? (A whole number.)
+# **Predict.** Two logits, (0, 800), and the true class is the first. p of it is $e^{-800}$, which is 0 in floating point. What is
+# $-\log p$, on paper? (A whole number.)
 
 # %% tags=["predict"]
 ### BEGIN SOLUTION: the loss of this pixel
@@ -142,7 +145,7 @@ guess = 800
 
 # %%
 logits = np.array([0.0, 800.0]).reshape(1, 1, 1, 2)
-E, _ = softmax_cross_entropy_forward(logits, np.zeros((1, 1), int)[None])
+E, _ = softmax_cross_entropy_forward(logits, np.zeros((1, 1, 1), int))
 with np.errstate(divide="ignore"):
     print("by way of p:              ", -np.log(tu.ops.softmax(logits)[0, 0, 0, 0]))
 print("the usual plaster, p + 1e-7:", round(-np.log(tu.ops.softmax(logits)[0, 0, 0, 0] + 1e-7), 1))
@@ -153,12 +156,13 @@ predicted(guess, E, "Insert p and take the logarithm on paper: -log p = log(e^0 
 #
 # $$-\log p_{\text{label}} = \log \sum_j e^{a_j} - a_{\text{label}}$$
 #
-# and, as before, the largest logit may be subtracted from all of them first. The plaster has 16.1 for every pixel that is far wrong: the worse the network, the less it
-# hears of it.
+# and, as before, the largest logit may be subtracted from all of them first. The plaster has 16.1 for every pixel that is far wrong:
+# the worse the network, the less it hears of it.
 #
 # ## Exercise 2: the energy
 #
-# `np.take_along_axis(a, index[..., None], axis=-1)[..., 0]` picks one number of each pixel. Mind that -1 is an index too. If no pixel is annotated, E is 0.
+# `np.take_along_axis(a, index[..., None], axis=-1)[..., 0]` picks one number of each pixel. Mind that -1 is an index too. If no pixel
+# is annotated, E is 0.
 
 # %% tags=["exercise"]
 def energy(logits, labels, weights):
@@ -177,7 +181,8 @@ def energy(logits, labels, weights):
 check("09.energy", energy)
 
 # %% [markdown]
-# **Predict.** Five classes, and the network knows nothing: the five logits of each pixel are equal. What is E, with weights of 1? (Two decimals.)
+# **Predict.** Five classes, and the network knows nothing: the five logits of each pixel are equal. What is E, with weights of 1?
+# (Two decimals.)
 
 # %% tags=["predict"]
 ### BEGIN SOLUTION: the loss of a network that knows nothing of five classes
@@ -190,8 +195,8 @@ labels = rng.integers(0, 5, (1, 4, 5))
 predicted(guess, round(softmax_cross_entropy_forward(equal, labels)[0], 2), "p is 1/5 everywhere, so E = log 5: log K in general, 0.69 for two classes.")
 
 # %% [markdown]
-# log K is the first number to look for in a new program. What do freshly drawn networks give? Ten of them, two classes, with the last layer as it was drawn and with
-# its weights a hundred times smaller:
+# log K is the first number to look for in a new program. What do freshly drawn networks give? Ten of them, two classes, with the last
+# layer as it was drawn and with its weights a hundred times smaller:
 
 # %%
 x = ((sample.image - sample.image.mean()) / sample.image.std())[None].astype(np.float32)
@@ -208,8 +213,9 @@ print(f"as drawn:              from {min(drawn):.2f} to {max(drawn):.2f}")
 print(f"100 times smaller:     from {min(small):.3f} to {max(small):.3f}")
 
 # %% [markdown]
-# So an untrained network costs log K if its logits are near 0. If they are not, it is sure of things it made up, and costs more (or, by luck, a little less). That much more is normal here. A
-# first loss *far below* log K is not, nor is one that stays at log K for good: look for a mistake.
+# So an untrained network costs log K if its logits are near 0. If they are not, it is sure of things it made up, and costs more (or,
+# by luck, a little less). That much more is normal here. A first loss *far below* log K is not, nor is one that stays at log K for
+# good: look for a mistake.
 #
 # ## The gradient
 #
@@ -221,7 +227,8 @@ print(f"100 times smaller:     from {min(small):.3f} to {max(small):.3f}")
 #
 # $$da_k = \frac{w}{M} \left(p_k - [k = \text{label}]\right)$$
 #
-# where the bracket is 1 if it is true, else 0. What the network says, less what is true. Over the classes it adds up to 0: what one gains, the others lose.
+# where the bracket is 1 if it is true, else 0. What the network says, less what is true. Over the classes it adds up to 0: what one
+# gains, the others lose.
 #
 # **Predict.** Three classes, p = (0.7, 0.2, 0.1), the true class is the second, w = M = 1. What is the gradient by the three logits?
 
@@ -243,7 +250,8 @@ show(plot.loss_pixel(logits, labels, at=(0, 1, 1), weights=np.full(labels.shape,
 # %% [markdown]
 # ## Exercise 3: the gradient
 #
-# Use your `softmax`. `labels[..., None] == np.arange(K)` compares each label with each class. Where E is 0 because nobody annotated anything, da is 0.
+# Use your `softmax`. `labels[..., None] == np.arange(K)` compares each label with each class. Where E is 0 because nobody annotated
+# anything, da is 0.
 
 # %% tags=["exercise"]
 def gradient(logits, labels, weights):
@@ -266,7 +274,8 @@ check("09.gradient", gradient)
 #
 # $$p_1 = \frac{e^a}{e^0 + e^a} = \frac{1}{1 + e^{-a}}$$
 #
-# the *sigmoid*. A network with a sigmoid and a "binary cross-entropy" is a network with two classes, written otherwise; `classes=1` in tinyunet.
+# the *sigmoid*. A network with a sigmoid and a "binary cross-entropy" is a network with two classes, written otherwise; `classes=1`
+# in tinyunet.
 #
 # ## Exercise 4: one logit
 #
@@ -289,12 +298,12 @@ print("yours, and the sigmoid cross-entropy of tinyunet:", one_logit(a, truth).r
 # %% [markdown]
 # ## Weights of classes
 #
-# Where cells are rare, background wins: a network that calls everything background is nearly always right. The w of eq. 1 can set that straight. Its first part, $w_c$, is there to
-# balance the classes; the paper gives no formula. Ours is $w_c = n / (K\, n_k)$ for a class that has $n_k$ of all n pixels: then all classes weigh the same in total, and
-# the mean weight is 1.
+# Where cells are rare, background wins: a network that calls everything background is nearly always right. The w of eq. 1 can set
+# that straight. Its first part, $w_c$, is there to balance the classes; the paper gives no formula. Ours is $w_c = n / (K\, n_k)$ for
+# a class that has $n_k$ of all n pixels: then all classes weigh the same in total, and the mean weight is 1.
 #
-# Take the laziest of networks, which gives the same probability p of "cell" to every pixel. 5 % of the pixels are cells. The figure has its loss for every p. Without weights, it is lowest
-# at p = 0.05: the network learns how frequent cells are, and nothing more.
+# Take the laziest of networks, which gives the same probability p of "cell" to every pixel. 5 % of the pixels are cells. The figure
+# has its loss for every p. Without weights, it is lowest at p = 0.05: the network learns how frequent cells are, and nothing more.
 #
 # **Predict.** And with the balanced weights, $w_c$ = 10 for cells and 0.526 for background: which p has the lowest loss?
 
@@ -320,15 +329,18 @@ show(figure, f"The loss of a network that gives every pixel the same p, with 5 %
 predicted(guess, float(grid[balanced.argmin()].round(3)), "Half of the weight lies on each class, so knowing nothing means saying one half.")
 
 # %% [markdown]
-# The other side of it: a network that was trained so says "cell" too often, and outlines lie further out. Weights are a choice. They multiply the loss of a pixel, never its logits, and E
-# is not divided by their sum, so E is linear in w: double all the weights, and E doubles. (PyTorch's weighted mean does divide by them. Both are
-# sound; they want different learning rates.) The second part of w, for the gaps between cells, is lesson 10.
+# The other side of it: a network that was trained so says "cell" too often, and outlines lie further out. Weights are a choice. They
+# multiply the loss of a pixel, never its logits, and E is not divided by their sum, so E is linear in w: double all the weights, and
+# E doubles. (PyTorch's weighted mean does divide by them. Both are sound; they want different learning rates.) The second part of w,
+# for the gaps between cells, is lesson 10.
 #
 # ## Softmax twice
 #
-# Somebody's network ends in a softmax, and somebody's loss applies one, too. Nothing complains: probabilities are numbers like any other. It even learns, a little.
+# Somebody's network ends in a softmax, and somebody's loss applies one, too. Nothing complains: probabilities are numbers like any
+# other. It even learns, a little.
 #
-# **Predict.** Two classes, and the network is as right as can be: its probabilities are (1, 0). They are taken for logits. How low does the loss get? (Two decimals.)
+# **Predict.** Two classes, and the network is as right as can be: its probabilities are (1, 0). They are taken for logits. How low
+# does the loss get? (Two decimals.)
 
 # %% tags=["predict"]
 ### BEGIN SOLUTION: the lowest loss with softmax twice
@@ -359,19 +371,23 @@ predicted(guess, round(float(np.log(1 + np.exp(-1))), 2), "log(1 + e^-1). A loss
 # %% [markdown] tags=["pitfalls"]
 # ## What people get wrong
 #
-# - **Softmax twice, or some other function on the logits.** NVIDIA/DeepLearningExamples issue 468, jakeret/tf_unet issue 191, vanvalenlab/deepcell-tf issue 624; well answered
-#   in milesial/Pytorch-UNet issue 181. A ReLU in front of the softmax is of the same kind: logits must be free to be negative. In tinyunet the network gives logits, the
-#   loss takes logits, and `predict_proba` does the softmax.
-# - **Softmax over the wrong axis.** In arrays (N, K, H, W) the classes are axis 1, in ours the last. Over the wrong axis p is still between 0 and 1. `p.sum(axis=-1)` tells.
-# - **log 0.** One pixel with p = 0 makes the loss infinite. An added 1e-7 hides it; the cure is the logarithm on paper. Not every NaN comes from there: half precision and too large a learning rate are
-#   others (milesial/Pytorch-UNet issues 346, 479, 506, 518).
-# - **The mean over the wrong count.** Over N H W K numbers instead of pixels, over ignored pixels as well, over a batch that was averaged before: each is a constant or nearly constant factor, so
-#   training works, and the learning rate of others does not.
+# - **Softmax twice, or some other function on the logits.** NVIDIA/DeepLearningExamples issue 468, jakeret/tf_unet issue 191,
+#   vanvalenlab/deepcell-tf issue 624; well answered in milesial/Pytorch-UNet issue 181. A ReLU in front of the softmax is of the same
+#   kind: logits must be free to be negative. In tinyunet the network gives logits, the loss takes logits, and `predict_proba` does
+#   the softmax.
+# - **Softmax over the wrong axis.** In arrays (N, K, H, W) the classes are axis 1, in ours the last. Over the wrong axis p is still
+#   between 0 and 1. `p.sum(axis=-1)` tells.
+# - **log 0.** One pixel with p = 0 makes the loss infinite. An added 1e-7 hides it; the cure is the logarithm on paper. Not every NaN
+#   comes from there: half precision and too large a learning rate are others (milesial/Pytorch-UNet issues 346, 479, 506, 518).
+# - **The mean over the wrong count.** Over N H W K numbers instead of pixels, over ignored pixels as well, over a batch that was
+#   averaged before: each is a constant or nearly constant factor, so training works, and the learning rate of others does not.
 # - **Class weights multiplied to the logits** (jakeret/tf_unet issue 8). Then heavy pixels look surer, instead of counting more.
-# - **Labels of 0 and 255.** There is no class 255. Programs that do not check it read beyond the array, or take -1 for the last class. Ours refuses.
-# - **A check that adds up.** p adds up to 1 whatever the logits are, so the gradient of its sum is 0: tests with an upstream gradient of ones let wrong softmaxes pass (TinyTorch pull request 2053 found it by
-#   planting bugs).
-# - **"My loss is low, so it is good."** With 5 % cells, the lazy network has 0.20 instead of log 2 = 0.69, and has found nothing. Look at IoU, and at the picture.
+# - **Labels of 0 and 255.** There is no class 255. Programs that do not check it read beyond the array, or take -1 for the last
+#   class. Ours refuses.
+# - **A check that adds up.** p adds up to 1 whatever the logits are, so the gradient of its sum is 0: tests with an upstream gradient
+#   of ones let wrong softmaxes pass (TinyTorch pull request 2053 found it by planting bugs).
+# - **"My loss is low, so it is good."** With 5 % cells, the lazy network has 0.20 instead of log 2 = 0.69, and has found nothing.
+#   Look at IoU, and at the picture.
 #
 # ## Summary
 #
@@ -382,6 +398,7 @@ predicted(guess, round(float(np.log(1 + np.exp(-1))), 2), "log(1 + e^-1). A loss
 # - One logit with a sigmoid is two logits, one of them 0.
 # - Numbers to know: log K for a network that knows nothing, 0.31 for softmax twice.
 #
-# **In the code**: [tinyunet/ops/loss.py](../tinyunet/ops/loss.py); `class_weights` in [tinyunet/data/weight_map.py](../tinyunet/data/weight_map.py); what the loss must keep:
-# [tinyunet/catalogue/loss.py](../tinyunet/catalogue/loss.py). **In the paper**: section 3, the softmax and eq. 1. **Next**: lesson [10](10_weight_map.ipynb) says where
-# w comes from.
+# **In the code**: [tinyunet/ops/loss.py](../tinyunet/ops/loss.py); `class_weights` in
+# [tinyunet/data/weight_map.py](../tinyunet/data/weight_map.py); what the loss must keep:
+# [tinyunet/catalogue/loss.py](../tinyunet/catalogue/loss.py). **In the paper**: section 3, the softmax and eq. 1. **Next**: lesson
+# [10](10_weight_map.ipynb) says where w comes from.

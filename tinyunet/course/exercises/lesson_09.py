@@ -60,8 +60,8 @@ def _far_apart(draw: Draw, softmax: Callable[[Array], Any]) -> None:
         p = np.asarray(softmax(a.copy()))
     if wrong := difference("p", p, _softmax(a), 1e-9):
         if not np.isfinite(p[1]).all():
-            why = ("You subtract the largest logit of the whole array. A pixel far below it has exp(...) = 0 for every class, and "
-                   "0 / 0 is NaN. Each pixel subtracts its own largest: axis=-1, keepdims=True.")  # fmt: skip
+            why = ("You subtract the largest logit of the whole array. A pixel far below it has exp(...) = 0 for every class, "
+                   "and 0 / 0 is NaN. Each pixel subtracts its own largest: axis=-1, keepdims=True.")  # fmt: skip
         elif not np.isfinite(p[0, 0, 0]).all():
             why = "exp(1000) is infinite, and infinite / infinite is NaN. Subtract the largest logit first."
         elif not np.isfinite(p).all():
