@@ -84,7 +84,7 @@ for ax, title in zip(axes[0], ("convolutions, no batch norm", "batch norm behind
 show(figure, "Standard deviations of all channels, layer by layer: " + "; ".join(told) + ".")
 
 # %% [markdown]
-# To the left, channels differ widely, and all of them grow with the image. To the right, every channel has a deviation of 1,
+# To the left, channels differ widely, and they grow with the image. To the right, every channel has a deviation of 1,
 # whatever came before.
 #
 # ## The formula
@@ -373,8 +373,8 @@ ax.legend(fontsize=8)
 show(figure, "How far y moves when it is normalised by its batch instead of by all images; the median falls as the batch grows: " + "; ".join(told) + ".")
 
 # %% [markdown]
-# y has a deviation of 1, so on small maps with one image the difference is nearly as large as y itself: a whole piece may lie inside
-# a cell. On large maps one image is enough for the statistics of these images, which are all of a kind. That is why batch norm often
+# y has a deviation of 1, so on small maps with one image the difference is not much smaller than y itself: a whole piece may lie
+# inside a cell. On large maps one image is enough for the statistics of these images, which are all of a kind. That is why batch norm often
 # gets away with the paper's choice of one large tile a step (section 3), and why it fails first where maps are smallest, at the
 # bottom.
 #
