@@ -7,7 +7,7 @@ from tinyunet.bugs import plant
 from tinyunet.course import NotYetError, check, predicted
 from tinyunet.course.exercise import DRAWS, EXERCISES, Exercise, catalogue, difference, equals
 from tinyunet.errors import CheckError, ConfigError
-from tinyunet.ops import relu_backward
+from tinyunet.ops import relu_backward, relu_forward
 
 # Every exercise of every lesson --------------------------------------------------------------------------------------
 
@@ -75,6 +75,10 @@ def _stops(x):
     return x[9]
 
 
+def _misuses(x):
+    return relu_backward(x, relu_forward(x[:1])[1])
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -87,8 +91,10 @@ def _stops(x):
         (_changes, "y is right, but your code changes its argument x."),
         (_stops, "Your code stops.\n    IndexError: index 9 is out of bounds"),
         (_stops, "of _stops's cell: return x[9]"),
+        (_misuses, "Your code stops.\n    ShapeError: relu.backward: "),
+        (_misuses, "of _misuses's cell: return relu_backward(x, relu_forward(x[:1])[1])"),
     ],
-    ids=["to do", "None", "shape", "type", "lookalike", "nan", "changes x", "stops", "where"],
+    ids=["to do", "None", "shape", "type", "lookalike", "nan", "changes x", "stops", "where", "our error", "its place"],
 )
 def test_a_wrong_answer_is_told_why(double, wrong, says):
     """What is wrong, with values, and where the code stopped; a notebook shows the text without a traceback."""

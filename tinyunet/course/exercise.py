@@ -111,11 +111,11 @@ def _try(task: Exercise, law: Law, draw: Draw, answers: tuple[Callable[..., Any]
         raise NotYetError(f"{task.name}: your turn. Write {task.writes}.\n    Still to do: {what}.") from None
     except CheckError as wrong:
         raise NotYetError(f"{task.name}: not yet.\n    " + str(wrong).replace("\n", "\n    ")) from None
-    except TinyUNetError:
-        raise  # a law of ours that is wrong itself, or an exercise called wrongly
     except Exception as failure:
-        raise NotYetError(f"{task.name}: not yet. Your code stops.\n    {type(failure).__name__}: {failure}"
-                          + _place(failure, answers)) from failure  # fmt: skip
+        place = _place(failure, answers)
+        if isinstance(failure, TinyUNetError) and not place:
+            raise  # not from the student's code: a law that is wrong itself, or an exercise called wrongly
+        raise NotYetError(f"{task.name}: not yet. Your code stops.\n    {type(failure).__name__}: {failure}{place}") from failure
 
 
 def _place(failure: BaseException, answers: tuple[Callable[..., Any], ...]) -> str:
