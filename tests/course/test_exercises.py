@@ -91,7 +91,7 @@ def _misuses(x):
         (_changes, "y is right, but your code changes its argument x."),
         (_stops, "Your code stops.\n    IndexError: index 9 is out of bounds"),
         (_stops, "of _stops's cell: return x[9]"),
-        (_misuses, "Your code stops.\n    ShapeError: relu.backward: "),
+        (_misuses, "Your code stops.\n    ShapeError: "),
         (_misuses, "of _misuses's cell: return relu_backward(x, relu_forward(x[:1])[1])"),
     ],
     ids=["to do", "None", "shape", "type", "lookalike", "nan", "changes x", "stops", "where", "our error", "its place"],
