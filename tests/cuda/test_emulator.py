@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyunet.cuda import emulator
+from tinyunet.cuda import conv3x3, emulated, emulator
 from tinyunet.cuda.emulator.launch import _Library
 from tinyunet.errors import BackendError, CheckError, ConfigError
 
@@ -264,3 +264,15 @@ def test_both_ways_to_switch_threads_agree(compiler, rng):
     broken = emulator.load(here / "broken" / "one_too_far.cu", portable=True).get("broken")
     with pytest.raises(CheckError, match="crash"):
         broken((5,), (64,), (np.zeros(256, np.float32), np.ones(64, np.float32), np.int32(256)))
+
+
+def test_kernels_do_not_use_up_the_mappings_of_the_process(compiler, rng):
+    """Linux gives a process some 65,000 mappings, and a stack is two: those of one library are freed when another one runs."""
+    x, w = rng.standard_normal((1, 8, 8, 8), np.float32), rng.standard_normal((3, 3, 8, 8), np.float32)
+    stacks = []
+    for mode in ("fast", "check", "fast", "check"):  # two libraries; 256 threads meet at a barrier, so each needs a stack
+        with emulated(mode):
+            conv3x3.forward("03_halo_tile", x, w, 1)
+        stacks.append(Path("/proc/self/maps").read_text().count("---p 00000000 00:00 0"))  # their guard pages
+    assert min(stacks) >= 256
+    assert max(stacks) - min(stacks) < 200

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,6 +226,8 @@ _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 class _Library:
     """A compiled file, with the calls of the runtime in it."""
 
+    ran_last: ClassVar[_Library | None] = None
+
     def __init__(self, path: Path):
         self.path = path
         try:
@@ -256,7 +258,10 @@ class _Library:
         self._c.tu_prepare(pointers(*lows), pointers(*highs), flags(*writable), ctypes.c_int64(n), ctypes.c_int64(check))
 
     def launch(self, number: int, values: list[Any], numbers: Sequence[int]) -> None:
-        """Runs kernel `number`."""
+        """Runs kernel `number`. Only one library at a time keeps the stacks of its threads."""
+        if _Library.ran_last is not None and _Library.ran_last is not self:
+            _Library.ran_last._c.tu_free_stacks()
+        _Library.ran_last = self
         addresses = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(v) for v in values))
         self._c.tu_launch(self._c[f"tu_kernel_{number}"], addresses, (ctypes.c_int64 * len(numbers))(*map(int, numbers)))
 

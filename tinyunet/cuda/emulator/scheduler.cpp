@@ -4,6 +4,8 @@
 // `random` draws from it. What a correct kernel computes does not depend on it.
 #include <algorithm>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <random>
@@ -85,12 +87,17 @@ static void prepare(Stack &s, void (*entry)()) {
 
 static void run_threads();
 
+constexpr size_t STACK = 64 << 10;
+
 static Stack *new_stack() {
-  constexpr size_t size = 64 << 10;
   const size_t page = size_t(sysconf(_SC_PAGESIZE));
-  char *memory = static_cast<char *>(mmap(nullptr, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  mprotect(memory, page, PROT_NONE);              // an overflow is a crash with a line number, not a riddle
-  char *high = memory + page + size - stacks.size() % 64 * 64;  // or all stacks would compete for the same lines of the cache
+  void *mapped = mmap(nullptr, STACK + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED || mprotect(mapped, page, PROT_NONE)) {  // an overflow is a crash with a line number, not a riddle
+    std::perror("tinyunet's emulator: no memory for the stack of a CUDA thread");
+    std::abort();
+  }
+  char *memory = static_cast<char *>(mapped);
+  char *high = memory + page + STACK - stacks.size() % 64 * 64;  // or all stacks would compete for the same lines of the cache
   stacks.push_back(new Stack{Context(), memory + page, high});
   prepare(*stacks.back(), run_threads);
   return stacks.back();
@@ -417,6 +424,14 @@ static void on_crash(int signal_number, siginfo_t *info, void *state) {
 }  // namespace tu_emu
 
 using namespace tu_emu;
+
+// Before another library runs: a process has a limited number of mappings, and every stack is two.
+TU_PUBLIC void tu_free_stacks() {
+  const size_t page = size_t(sysconf(_SC_PAGESIZE));
+  for (Stack *s : stacks) munmap(s->low - page, STACK + page), delete s;
+  stacks.clear();
+  idle.clear();
+}
 
 // numbers: block x y z, grid x y z, check, trace, schedule, seed, traced block
 TU_PUBLIC void tu_launch(void (*kernel)(void **), void **arguments, const int64_t *numbers) {
