@@ -367,10 +367,11 @@ for k in (2, 3, 4):  # random brushes: how large is y on average, on a map that 
 # %% [markdown]
 # In the check cell you see how often each pixel is painted, and what follows for random weights. With k = 2 each pixel is painted once, and
 # with k = 4 four times, two a direction: even, but for the border. With k = 3 it is 1, 2 and 4 times, and y is larger where more is painted. The
-# rule: the cover is even where s divides k. The U-Net's k = s = 2 is the smallest such pair, and the only kind without any overlap.
+# rule: the cover is even where s divides k. With k = s, as in the U-Net, nothing overlaps and nothing is left out.
 #
 # Distill's second point is about *gradients*. A convolution with k = 3 and stride 2 goes backward by painting with k = 3 and stride 2. So
-# its gradient has a checkerboard, even where its output looks fine. A U-Net pools instead; all its convolutions have stride 1.
+# its gradient has a checkerboard, even where its output looks fine. The convolutions of a U-Net have stride 1, and it shrinks its maps by max-pooling.
+# (Whose gradient is uneven in its own way: one pixel of four gets all of it.)
 #
 # ## Even, and still not safe
 #
@@ -464,10 +465,10 @@ for k, name in enumerate(LAYERS):
 # %% [markdown] tags=["pitfalls"]
 # ## What people get wrong
 #
-# - **"Deconvolution undoes a convolution."** It is the transpose. WᵀW is not I, and WWᵀ cannot be. Courses get asked about it again and
-#   again (handson-ml2 issue 570).
+# - **"Deconvolution undoes a convolution."** It is the transpose. WᵀW is not I, and WWᵀ cannot be. Readers of a well-known
+#   book asked about it, too (handson-ml2 issue 570).
 # - **Which map is the input?** In the well-known animations of conv_arithmetic, the transposed convolution inserts zeros between the pixels and
-#   convolves; people cannot tell which map is the small one (issues 9, 30, 35). The animation is right, and nobody computes it so: it multiplies zeros.
+#   convolves; people cannot tell which map is the input (issues 9, 30, 35). It is the small one. The animation is right; to compute it so would be to multiply zeros.
 # - **"2x2 with stride 2 makes checkerboards"**: a quiz had it so (rohitg00/ai-engineering-from-scratch, pull request 374). Its cover is even. **"So it
 #   cannot make any"** is wrong as well: the taps are not tied (mehta-lab/VisCy, pull request 37; alan-turing-institute/icenet-mp, pull
 #   request 277, where a kernel that the stride divides was not enough).

@@ -144,11 +144,11 @@ for depth in (1, 2, 3, 4):
 # One level higher, the same 4 count twice: 8. Two convolutions before the pooling and two after the concatenation of the level below have taken
 # 4 more from each side, which count twice as well: 8. Together 16. Each level's crop is twice the crop below, plus 8.
 #
-# **Predict.** Go on: 4, 16, ... How many pixels are cropped on each side at level 0, where the map has 568 x 568 pixels?
+# **Predict.** Go on: 4, 16, ... up to the 88 of the picture. And one step beyond it: with *five* poolings, how many pixels are cropped on each side at level 0?
 
 # %% tags=["predict"]
 ### BEGIN SOLUTION: pixels on each side
-guess = 88
+guess = 2 * 88 + 8
 ### END SOLUTION
 
 # %%
@@ -156,7 +156,9 @@ joins = [step for step in shapes.trace(paper, 572) if step.crop]
 for step in joins:
     size = step.out_size[0]
     print(f"level {step.layer.level}: a skip of {size + step.crop.top + step.crop.bottom} meets {size}: {step.crop.top} pixels off on each side")
-predicted(guess, joins[-1].crop.top, "568 meets 392. Less than half of the first level's map is used: (392/568)^2 is 48 %.")
+deeper = paper.but(depth=5)
+*_, last = (step for step in shapes.trace(deeper, shapes.smallest_size(deeper)) if step.crop)
+predicted(guess, last.crop.top, "4, 16, 40, 88, 184. Already at depth 4 less than half of the first level's map is used: (392/568)^2 is 48 %.")
 
 # %% [markdown]
 # Here are the maps of a small untrained network of depth 3, and what is kept of each.
@@ -378,7 +380,7 @@ print("largest difference to the measured gradient:", np.abs(fork_backward(dy, *
 # ## What comes through the skips
 #
 # Now a whole network, of depth 3. At each fork we measure the norm of the gradient that comes through the skip, and of that which comes from
-# below, through the pooling. Eight untrained networks, each with weights and an image of its own, and a random gradient at the output.
+# below, through the pooling. Eight untrained networks, each with its own weights, noise for an image, and a random gradient at the output.
 
 # %%
 def gradients(model, image):
@@ -441,9 +443,9 @@ guess = "yes"
 
 # %%
 def train(seed):
-    """Mean loss of the first and of the last ten of 60 steps"""
+    """Mean loss of the first and of the last ten of 50 steps"""
     model = tu.UNet(tu.preset("paper", base=8, depth=2, norm="batch", dropout=0), rng=seed)
-    losses = [record.loss for record in tu.fit(model, data[:6], (), tu.TrainConfig(steps=60, tile=60, lr=3e-3))]
+    losses = [record.loss for record in tu.fit(model, data[:6], (), tu.TrainConfig(steps=50, tile=60, lr=3e-3))]
     return np.mean(losses[:10]), np.mean(losses[-10:])
 
 
@@ -462,7 +464,7 @@ learns = all(last < first for first, last in runs["skip_gets_no_gradient"])
 predicted(guess, "yes" if learns else "no", "Compare the columns: the same weights and tiles, with and without the bug.")
 
 # %% [markdown]
-# The bug changes less than luck does, in runs as short as these. The up path and the bottom learn as ever, the first levels still learn from below,
+# In runs as short as these the missing gradient changes less than luck does. The up path and the bottom learn as ever, the first levels still learn from below,
 # and what they send across is useful even so. The damage grows with training and with depth; but who has no right run beside the wrong one sees a
 # falling curve, and is content.
 #
