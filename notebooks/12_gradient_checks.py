@@ -23,13 +23,14 @@
 # - write a directional check and an adjoint check, and say what a gradient of ones would hide from them;
 # - say which mistakes no gradient check can see, and write the test that sees them.
 #
-# **Before this**: lesson 03 (the complex step), 04 (ReLU), 05 (max-pooling), 08 (batch norm) and 09 (the loss). **Time**: 105 minutes.
+# **Before this**: lessons [03](03_convolution_backward.ipynb) (the complex step), [04](04_relu_and_initialisation.ipynb) (ReLU), [05](05_max_pooling.ipynb) (max-pooling),
+# [08](08_batch_norm_and_dropout.ipynb) (batch norm) and [09](09_softmax_cross_entropy.ipynb) (the loss). **Time**: 105 minutes.
 #
 # Section 3 of the paper trains with the gradients of a library, Caffe. Ours are written by hand. How do we know that they are right? The same
 # section has a lesson for us: its eq. 1, as printed, lacks a minus sign. Whoever programs that formula and its derivative gets a network that
 # learns to be wrong, and every gradient check passes. We shall see why, and what helps.
 #
-# Patients there are enough. `tinyunet.bugs` holds bugs that can be planted into the running library and taken out again.
+# A clinic needs patients. `tinyunet.bugs` has them: bugs that can be planted into the running library, and taken out again.
 
 # %% tags=["setup"]
 from contextlib import nullcontext
@@ -412,7 +413,7 @@ show(figure, f"Above, the gap of the whole network against the step: {gaps[0]:.0
 #
 # ## Adjoints: no step at all
 #
-# Many layers are linear in x: convolution, up-convolution, cropping, padding. For these, backward is the adjoint (lesson 01), and
+# Many layers are linear in x: convolution, up-convolution, cropping, padding. For these, backward is the adjoint (lesson [01](01_mirror_padding.ipynb)), and
 #
 # $$\langle A x, dy \rangle = \langle x, A^T dy \rangle$$
 #
@@ -633,5 +634,5 @@ print("adjoint of mirror padding, gap:", check_adjoint(lambda x: pad(x)[0], lamb
 # - See every test fail once.
 #
 # **In the code**: [tinyunet/check.py](../tinyunet/check.py), [tinyunet/bugs/](../tinyunet/bugs/__init__.py), [tinyunet/catalogue/](../tinyunet/catalogue/__init__.py), [docs/properties.md](../docs/properties.md) and
-# [docs/kill_matrix.md](../docs/kill_matrix.md). **In the paper**: section 3, eq. 1 (its sign), and the sentence on Caffe. **Next**: in lesson 13 these gradients
+# [docs/kill_matrix.md](../docs/kill_matrix.md). **In the paper**: section 3, eq. 1 (its sign), and the sentence on Caffe. **Next**: in lesson [13](13_training_on_few_images.ipynb) these gradients
 # train a network on a handful of images.

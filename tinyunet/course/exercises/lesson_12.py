@@ -37,10 +37,13 @@ def _numeric(draw: Draw, numerical_gradient: Callable[..., Any]) -> None:
     right = (ahead - behind) / (2 * e)
     if wrong := difference("dv", found, right, 1e-9):
         heap = np.cumsum(one, axis=0)
+        rows = [one[np.arange(v.size) // (v.size // len(v)) == i].sum(axis=0) for i in range(len(v))]  # rows[i] is 1 in v[i]
+        by_row = np.array([f(v + e * u) - f(v - e * u) for u in rows]).reshape(-1, *[1] * (v.ndim - 1)) / (2 * e)
         lookalikes = {
             "That is (f(v + e) - f(v)) / e, one-sided: its error is e, not e^2. Step to both sides.": (ahead - f(v)) / e,
             "That is (f(v) - f(v - e)) / e, one-sided: its error is e, not e^2. Step to both sides.": (f(v) - behind) / e,
             "That is twice the slope: the two places are 2 e apart, not e.": 2 * right,
+            "All entries of v[i] are moved at once. Move them one by one: for i in np.ndindex(v.shape).": by_row + 0 * v,
             "All entries before this one are moved, too. Move one entry at a time.":
                 np.array([f(v + e * u) - f(v - e * u) for u in heap]).reshape(shape) / (2 * e),
         }  # fmt: skip
@@ -58,6 +61,7 @@ exercise(
         Mistake("All entries before this one are moved",
                 edits=(("    for i in np.ndindex(v.shape):\n        step = np.zeros(v.shape)\n",
                         "    step = np.zeros(v.shape)\n    for i in np.ndindex(v.shape):\n"),)),
+        Mistake("All entries of v[i] are moved at once", edits=(("np.ndindex(v.shape)", "range(len(v))"),)),
         Mistake("does not put it back", edits=(("f(v + step)", "f(np.add(v, step, out=v))"),)),
         Mistake("dv has shape", edits=(("return dv", "return dv.ravel()"),)),
     ),
