@@ -408,7 +408,7 @@ show(figure, f"Above, the gap of the whole network against the step: {gaps[0]:.0
      f"Below, how many of {on_ahead.size} ReLUs change sides: {flips[0]} at 1, none from {steps[flips.index(0)]:.0e} on.")
 
 # %% [markdown]
-# From the right: as long as some ReLUs flip, the gap is made of kinks and stays large. As soon as none flips it drops by many powers of ten, and from there on the curve is that of a smooth function. A larger network has more ReLUs and needs a smaller step, until
+# From the right: as long as some ReLUs flip, the gap is made of kinks and stays large. As soon as none flips it drops by many powers of ten, and from there on the curve is that of a smooth function. (A max-pool whose winner changes is a kink as well, and is not counted below.) A larger network has more ReLUs and needs a smaller step, until
 # rounding leaves no room. The complex step moves by 1e-30. Nothing flips, and all of the network is checked in one forward pass, to the last digit.
 #
 # ## Adjoints: no step at all
