@@ -30,7 +30,7 @@ from tinyunet.errors import ConfigError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-STRIP_BYTES = 2**19
+STRIP_BYTES = 2**20
 """Bytes of one array in a strip of `over_rows`: with its temporaries it stays in the cache of one core."""
 
 _BY_HAND: ContextVar[int | None] = ContextVar("number of threads set by hand", default=None)
