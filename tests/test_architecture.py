@@ -63,7 +63,7 @@ ALLOWED = {
 # Which parts may import which library. NumPy and the standard library are free to all.
 LIBRARIES = {
     "cupy": "backend",
-    "scipy": "data metrics inference catalogue planner",
+    "scipy": "data metrics inference catalogue planner plot",
     "threadpoolctl": "parallel",
     "PIL": "data",
     "matplotlib": "plot course",

@@ -9,6 +9,7 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; what mus
 lightness as well.
 """
 
+from tinyunet.plot.ablation import Interval, ablation, t_interval
 from tinyunet.plot.arithmetic import (
     conv_pixel,
     conv_pixel_backward,
@@ -30,7 +31,9 @@ from tinyunet.plot.warps import warps
 
 __all__ = [
     "ERRORS",
+    "Interval",
     "Row",
+    "ablation",
     "check_kind",
     "conv_pixel",
     "conv_pixel_backward",
@@ -55,6 +58,7 @@ __all__ = [
     "row_of",
     "save",
     "step_profile",
+    "t_interval",
     "training_curves",
     "upconv_pixel",
     "upconv_pixel_backward",
