@@ -403,7 +403,9 @@ def winograd_grad_x(dy, w, A, B, G):
 check("16.backward", winograd_grad_x)
 
 # %% [markdown]
-# The gradient of w is the same story: y is linear in w as well, so $dw = G^T\,[\,(B^T d) * (A\,dy)\,]$, summed over tiles.
+# The gradient of w is the same story: y is linear in w as well, so $dw = G^T\,[\,(B^T d) * (A\,dy)\,]$, summed over tiles. That is how tinyunet computes it. For dx
+# there is a second road, from lesson 03: dx is a convolution of dy with the turned kernel, and that can be Winograd's, forward. tinyunet takes this one, because tiles of
+# dx overlap and would have to be added up, and tiles of an output do not.
 #
 # ## Two dimensions: F(4x4, 3x3)
 #

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyunet import ops
 from tinyunet.backend import Array
 from tinyunet.catalogue import Draw
 from tinyunet.course.exercise import Mistake, difference, equals, exercise, sizes
@@ -54,6 +53,8 @@ def _hint_for_strips(found: Any, given: dict[str, Array], expected: Array, heigh
         return "All images of the batch get the result of the first one. Does your code use n?"
     if not difference("y", found, _convolve(x, w[::-1, ::-1], b)):
         return "You turn the kernel by 180 degrees: w[0, 0] meets the upper left pixel."
+    if not difference("y", found, _convolve(x, w.swapaxes(0, 1), b)):
+        return "Rows and columns of the kernel are exchanged: w.reshape(9 C, O) has them in the order of columns."
     if not difference("y[0]", found[0], expected[0]):
         return "The first image is right, others are not. The strips must be cut from every image."
     wrong = sorted({int(i) for i in np.argwhere(~(np.abs(found - expected) <= 1e-9 * np.abs(expected).max()))[:, 1]})
@@ -69,33 +70,40 @@ def _hint_for_strips(found: Any, given: dict[str, Array], expected: Array, heigh
     return ""
 
 
-def _one_strip_in_memory(draw: Draw, conv_strips: Callable[..., Any]) -> None:
-    """The peak of memory is that of y and of one strip's columns, not that of all columns."""
-    x, w, b = draw.rng.standard_normal((2, 66, 34, 8)), draw.rng.standard_normal((3, 3, 8, 4)), np.zeros(4)
-    strip = 4 * 32 * 72 * x.itemsize
+def _peak(call: Callable[[], Any]) -> int:
+    """The most bytes that a call holds at once, beside what was there before."""
     traced = tracemalloc.is_tracing()
     if not traced:
         tracemalloc.start()
     try:
         held = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        y = conv_strips(x, w, b, 4)
-        used = tracemalloc.get_traced_memory()[1] - held
+        call()
+        return tracemalloc.get_traced_memory()[1] - held
     finally:
         if not traced:
             tracemalloc.stop()
-    allowed = 2 * y.nbytes + x.nbytes + 3 * strip
-    if used > allowed:
+
+
+def _one_strip_in_memory(draw: Draw, conv_strips: Callable[..., Any]) -> None:
+    """The peak of memory is that of y and of one strip's columns: not that of all columns, and not that of one row's."""
+    x, w, b = draw.rng.standard_normal((2, 66, 34, 8)), draw.rng.standard_normal((3, 3, 8, 4)), np.zeros(4)
+    strip, y_bytes = 4 * 32 * 72 * x.itemsize, 2 * 64 * 32 * 4 * x.itemsize
+    called = f"Called with {sizes({'x': x, 'w': w})}"
+    used = _peak(lambda: conv_strips(x, w, b, 4))
+    if used > 2 * y_bytes + x.nbytes + 3 * strip:
         raise CheckError(
             f"y is right, but your code holds {used / 2**20:.1f} MiB at once, for columns of {strip / 2**20:.2f} MiB a strip.\n"
             f"Hint: The columns of all 64 rows of both images are {2 * 16 * strip / 2**20:.1f} MiB. Call columns for the rows of "
-            "one strip, x[n, start : stop + 2], inside the loop over strips, and keep none of them.\n"
-            f"Called with {sizes({'x': x, 'w': w})}, height 4."
+            f"one strip, x[n, start : stop + 2], inside the loop over strips, and keep none of them.\n{called}, height 4."
         )
-
-
-def _ours_strips(x: Array, w: Array, b: Array, height: int) -> Array:
-    return ops.conv2d_forward(x, w, b)[0]
+    more = _peak(lambda: conv_strips(x, w, b, 32)) - used
+    if used > y_bytes / 2 and more < 3 * strip:  # seven are to be expected; nothing where NumPy's memory is not traced
+        raise CheckError(
+            f"y is right, but height makes no difference: the columns of 32 rows should take {7 * strip / 2**20:.2f} MiB more than "
+            "those of 4, and your code needs as little for both.\nHint: Each strip has `height` rows of the output, from one call of "
+            f"columns.\n{called}."
+        )
 
 
 exercise(
@@ -113,9 +121,10 @@ exercise(
         Mistake("holds", edits=(("n in range(n_images):\n", "n in range(n_images):\n        all_columns = columns(x[n])\n"),
                                 ("columns(x[n, start : stop + 2])", "all_columns[start * cols : stop * cols]"))),
         Mistake("The first strip is right", edits=(("x[n, start : stop + 2]", "x[n, : stop - start + 2]"),)),
-        Mistake("turn the kernel", bug="kernel_flipped"),
+        Mistake("turn the kernel", edits=(("w.reshape", "w[::-1, ::-1].reshape"),)),
+        Mistake("exchanged", edits=(("w.reshape", "w.swapaxes(0, 1).reshape"),)),
+        Mistake("height makes no difference", edits=(("(0, rows, height)", "(0, rows)"), ("start + height", "start + 1"))),
     ),
-    ours=_ours_strips,
 )  # fmt: skip
 
 # The matrices --------------------------------------------------------------------------------------------------------
@@ -232,6 +241,10 @@ def _correlation_transposed(dy: Array, w: Array, a: Array, b: Array, g: Array) -
     return dx
 
 
+def _forward_again(dy: Array, w: Array, a: Array, b: Array, g: Array) -> Array:
+    return _tiled(np.pad(dy, ((2, 2), (0, 0))), w[::-1].swapaxes(1, 2), a, b, g)
+
+
 def _last_tile_wins(dy: Array, w: Array, a: Array, b: Array, g: Array) -> Array:
     dx = np.zeros((len(dy) + 2, w.shape[1]))
     for t in range(len(dy) // 2):
@@ -239,6 +252,8 @@ def _last_tile_wins(dy: Array, w: Array, a: Array, b: Array, g: Array) -> Array:
     return dx
 
 
+AGAIN = ("That is forward once more, with the kernel turned and C and O exchanged: right, and the other road to dx. Here take "
+         "the steps of forward in reverse order, each transposed.")  # fmt: skip
 DIRECT = "That is the convolution without A, B and G, with six products: right, but with other matrices it is another. Use them."
 FLIPPED = "You turn the kernel round: row r of w meets pixel i + r."
 
@@ -249,6 +264,8 @@ exercise(
         equals(_correlation, lambda draw: _row(draw, _toom_cook(draw)), {
             "You multiply the tile by B. It is B^T d: B.T @ d.": lambda x, w, a, b, g: _tiled(x, w, a, b.T, g),
             FLIPPED: lambda x, w, a, b, g: _correlation(x, w[::-1], a, b, g),
+            "Your tiles do not overlap: two outputs a tile, so the next tile begins two pixels further on.":
+                lambda x, w, a, b, g: _correlation(x, w, a, b, g)[np.arange(len(x) - 2) % 4 < 2],
             "Every tile gives the result of the first one.":
                 lambda x, w, a, b, g: np.tile(_correlation(x[:4], w, a, b, g), (len(x) // 2 - 1, 1)),
             "The outputs of a tile lie side by side: y_0, y_1 of tile 0, then of tile 1. Yours are all y_0 first, then all y_1.":
@@ -260,6 +277,7 @@ exercise(
     mistakes=(
         Mistake("B.T @ d", edits=(("B.T @ d", "B @ d"),)),
         Mistake("Your code stops", edits=(("len(x) - 2, 2)", "len(x) - 2, 4)"),)),
+        Mistake("do not overlap", edits=(("len(x) - 2, 2)", "len(x) - 2, 4)"), ("reshape(len(x) - 2", "reshape(-1"))),
         Mistake("turn the kernel round", edits=(("np.tensordot(G, w, 1)", "np.tensordot(G, w[::-1], 1)"),)),
         Mistake("all y_0 first", edits=(("(A.T @ m).reshape", "(A.T @ m).swapaxes(0, 1).reshape"),)),
         Mistake("without A, B and G", edits=(("(A.T @ m)",
@@ -286,8 +304,8 @@ exercise(
             "The sum is divided by how many tiles a pixel lies in. Reports are added, not averaged.":
                 lambda dy, w, a, b, g: _transposed(dy, w, a, b, g) / np.r_[1, 1, np.full(len(dy) - 2, 2), 1, 1][:, None],
         }, what="dx"),
-        equals(_transposed, lambda draw: _row(draw, _any_matrices(draw), gradient=True), {DIRECT: _correlation_transposed},
-               what="dx, with any numbers in A, B, G,"),
+        equals(_transposed, lambda draw: _row(draw, _any_matrices(draw), gradient=True),
+               {DIRECT: _correlation_transposed, AGAIN: _forward_again}, what="dx, with any numbers in A, B, G,"),
     ),
     mistakes=(
         Mistake("dx[...] += dd[t]", edits=(("+= dd[t]", "= dd[t]"),)),
@@ -297,6 +315,8 @@ exercise(
         Mistake("Your code stops", edits=(("u[k].T", "u[k]"),)),
         Mistake("Your code stops", edits=(("A @ dy", "A.T @ dy"),)),
         Mistake("turn the kernel round", edits=(("np.tensordot(G, w, 1)", "np.tensordot(G, w[::-1], 1)"),)),
+        Mistake("the other road to dx", edits=(("    return dx", "    return winograd_forward(np.pad(dy, ((2, 2), (0, 0))), "
+                                                "w[::-1].swapaxes(1, 2), A, B, G)"),)),
         Mistake("without A, B and G", edits=(("    dd = B @ dv\n", ""), ("for t in range(len(dd))", "for i in range(len(dy))"),
                                              ("dx[2 * t : 2 * t + 4] += dd[t]", "dx[i : i + 3] += w @ dy[i]"))),
     ),
