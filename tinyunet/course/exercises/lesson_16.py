@@ -101,8 +101,8 @@ def _one_strip_in_memory(draw: Draw, conv_strips: Callable[..., Any]) -> None:
     if used > y_bytes / 2 and more < 3 * strip:  # seven are to be expected; nothing where NumPy's memory is not traced
         raise CheckError(
             f"y is right, but height makes no difference: the columns of 32 rows should take {7 * strip / 2**20:.2f} MiB more "
-            "than those of 4, and your code needs as little for both.\nHint: Each strip has `height` rows of the output, from one "
-            f"call of columns.\n{called}."
+            "than those of 4, and your code needs as little for both.\nHint: Each strip has `height` rows of the output, from "
+            f"one call of columns.\n{called}."
         )
 
 
