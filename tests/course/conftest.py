@@ -6,6 +6,7 @@ import pytest
 
 from tinyunet.course import editions
 from tinyunet.course.exercise import EXERCISES
+from tinyunet.course.exercises.lesson_15 import NotHereError
 
 LESSONS = {path.stem: path for path in editions.sources()}
 
@@ -72,6 +73,9 @@ def answer():
                     assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in the solution of {name}"
                     source = source.replace(old, new)
             exec(compile(source.replace(f'begin("{number}")', f'begin("{number}", {seed!r})'), f"<{name}>", "exec"), scope)
-        return eval(compile(call, f"<check of {name}>", "eval"), scope)
+        try:
+            return eval(compile(call, f"<check of {name}>", "eval"), scope)
+        except NotHereError as why:  # lesson 15 without a C++ compiler
+            pytest.skip(str(why))
 
     return run

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinyunet.course import editions
+from tinyunet.course.exercises.lesson_15 import why_not_here
 from tinyunet.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -128,6 +129,8 @@ def run_student(lesson):
 
 def run_solution(lesson):
     """A notebook with all solutions: nothing fails, nothing warns."""
+    if lesson.number == "15" and (why := why_not_here()):
+        pytest.skip(why)
     done = editions.execute(strict(lesson.source))
     assert not [o for c in done.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
 
@@ -146,6 +149,19 @@ def strict(notebook):
 def test_the_student_edition_fails_at_its_checks_and_nowhere_else(lesson):
     """Every check says whose turn it is; all other cells run."""
     run_student(lesson)
+
+
+@pytest.mark.slow
+def test_lesson_15_goes_on_where_no_kernel_can_run():
+    """In a browser, say: it prints why, and every cell but the checks runs."""
+    lesson = editions.lessons("15")[0]
+    setup = next(c for c in lesson.source.cells if editions.kind(c) == "setup")
+    setup.source = setup.source.replace("here = ", 'import sys\nsys.platform = "emscripten"\nhere = ')
+    done = editions.execute(editions.student(lesson), allow_errors=True)
+    failed = {editions.kind(c) for c in done.cells for o in c.get("outputs", []) if o.output_type == "error"}
+    assert failed == {"check"}
+    assert "the emulator needs Linux" in str(done.cells)
+    assert "image/png" not in str(done.cells)
 
 
 @pytest.mark.slow
