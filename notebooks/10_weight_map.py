@@ -48,7 +48,7 @@ from matplotlib.figure import Figure
 import tinyunet as tu
 from tinyunet import plot
 from tinyunet.course import begin, check, predicted, show
-from tinyunet.data.weight_map import PRESETS, distances, separate, weight_parts
+from tinyunet.data.weight_map import distances, separate, weight_parts
 
 rng = begin("10")
 
