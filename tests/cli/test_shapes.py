@@ -58,7 +58,7 @@ def test_shapes_explains_what_runs(main, monkeypatch, tmp_path):
     expected = [float(cell.removesuffix(" ms")) for cell in first[3:6]]
     names = next(line for line in lines if line[:3] == ["layer", "direction", "runs"])[3:6]
     assert first[2] == names[expected.index(min(expected))]
-    assert re.fullmatch(r"\w+ 1\.\d\dx", first[6])
+    assert re.fullmatch(r"\w+ \d+\.\d\dx", first[6])
     assert sum(line[1:2] == ["by weight"] or line[0] == "by weight" for line in lines) == 10
     assert "costs            those that come with tinyunet" in out
     tu.planner.write_costs(tu.ladder.costs())
