@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: one thread a process
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: one thread a process
 
 import numpy as np
 from common import RESULTS, save
@@ -239,8 +240,8 @@ One part of the network or of its training is left out or replaced, all else sta
 and {test} held out, drawn anew for every seed. **Network**: base {base}, depth {depth}, batch norm. **Training**: {steps} steps
 of one tile of {tile} pixels, Adam with learning rate {lr:g}, elastic and other augmentation. Between touching cells a gap of
 2 pixels is opened in the training labels, for all variants alike. **{seeds} seeds**. All settings were fixed before any variant
-but the baseline had been trained; that one was tried twice, on other images, for its time. They are ours and small: a paper's
-network, trained for long on real images, may behave otherwise.
+but the baseline had been trained; that one was tried twice, on other images, for its time and to see that it learns. They are
+ours and small: the paper's network, trained for long on real images, may behave otherwise.
 
 **Measures**, on the held-out images, in which touching cells have no gap: *IoU* of the cells' pixels. *SEG*, the mean over true
 cells of the IoU with the object that covers more than half of it, 0 if none does. *IoU at the edge*: that of the pixels within
@@ -258,7 +259,7 @@ Mean over {seeds} seeds, and a 95 % interval by Student's t.
 ## Differences from the baseline
 
 Seed by seed, so that what is hard about a seed's images cancels; mean and 95 % interval of the {seeds} differences. **Bold**
-where the interval does not hold 0. There are {count} intervals, of which one in twenty would be bold if nothing mattered.
+where the interval does not hold 0. There are {count} intervals, of which about one in twenty would be bold if nothing mattered.
 
 {differences}
 

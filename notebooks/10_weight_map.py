@@ -43,6 +43,7 @@ from importlib.resources import files
 from time import perf_counter
 
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 import tinyunet as tu
@@ -151,7 +152,7 @@ print("largest difference of d2 where it is at most 32 pixels:", np.abs(cut2 - d
 
 # %% [markdown]
 # `distances` does the same in the neighbourhood of each cell only. Beyond 32 pixels the border term is below 1e-8, so nobody needs to know
-# $d_2$ there; it is set to infinity. With hundreds of cells that is the difference between a moment and minutes.
+# $d_2$ there; it is set to infinity. The more cells an image has, the more that saves.
 #
 # ## Exercise 2: the border term
 #
@@ -277,7 +278,7 @@ check("10.separate", separate_cells)
 opened = separate(ids)
 parts = weight_parts(opened)
 touching = weight_parts(ids)
-print(f"largest border term: {touching.border.max():.2f} as annotated, {parts.border.max():.2f} with gaps")
+print(f"pixels with a border term above 5: {(touching.border > 5).sum()} as annotated, {(parts.border > 5).sum()} with gaps")
 print(f"share of the whole weight that lies in the border term: {parts.border.sum() / parts.w.sum():.0%}, on {(parts.border > 1).mean():.1%} of the pixels")
 show(plot.weight_map(sample.image, opened, parts.d1, parts.d2, parts.border, parts.w))
 
@@ -301,13 +302,15 @@ def tiny(weight_map, seed):
     model = tu.UNet(tu.preset("paper", base=8, depth=2, norm="batch", dropout=0), rng=seed)
     for _ in tu.fit(model, train, (), tu.TrainConfig(steps=80, tile=44, lr=5e-3, weight_map=weight_map)):
         pass
-    found = sum(tu.instances_of(tu.predict(model, one.image), min_size=40).max() for one in test)
+    found = [tu.instances_of(tu.predict(model, one.image), min_size=40) for one in test]
     scores = tu.evaluate(model, test, min_size=40)
-    return {"IoU": scores.mean_iou, "SEG": scores.seg, "objects for each cell": found / sum(one.instances.max() for one in test)}
+    each = sum(ids.max() for ids in found) / sum(one.instances.max() for one in test)
+    seen.append((test[0], found[0]))
+    return {"IoU": scores.mean_iou, "SEG": scores.seg, "objects for each cell": each}
 
 
 seeds = [int(seed) for seed in rng.integers(0, 2**31, 4)]
-values = {}
+values, seen = {}, []
 for name, weight_map in (("without border term", "balance"), ("with border term", "ronneberger2015")):
     runs = [tiny(weight_map, seed) for seed in seeds]
     values[name] = {measure: [run[measure] for run in runs] for measure in runs[0]}
@@ -315,12 +318,28 @@ for name, weight_map in (("without border term", "balance"), ("with border term"
 show(plot.ablation(values, width=9))
 
 # %% [markdown]
+# And one image of the first seed: the cells, and the objects that the two networks make of them. One image of one seed is something to look at,
+# not a result.
+
+# %%
+(one, without), (_, with_term) = seen[0], seen[len(seeds)]
+colours = ListedColormap(["black", *plot.base.OBJECTS])
+figure = Figure(figsize=(9, 2.6), layout="constrained")
+axes = figure.subplots(1, 4)
+axes[0].imshow(one.image[..., 0], cmap="gray")
+for ax, objects in zip(axes[1:], (one.instances, without, with_term)):
+    ax.imshow(np.where(objects > 0, (objects - 1) % len(plot.base.OBJECTS) + 1, 0), cmap=colours, vmin=0, vmax=len(plot.base.OBJECTS), interpolation="nearest")
+for ax, title in zip(axes, ("image", f"{one.instances.max()} cells", f"without: {without.max()} objects", f"with: {with_term.max()} objects")):
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10)
+show(figure, f"An image with {one.instances.max()} cells, in colours. Without the border term {without.max()} objects were found, with it {with_term.max()}.")
+
+# %% [markdown]
 # Each dot is one seed, each diamond the mean with its 95 % interval (Student's t). An interval that holds 0 is drawn hollow: *these runs do not show a
 # difference*, which is not the same as showing that there is none. With four seeds only large effects are seen.
 #
-# Look at the objects: without the border term there are fewer than cells, because cells flow together. With it there are more, also more than there
-# should be: after 80 steps the network cuts everywhere, and its IoU is lower. A network that must learn heavy gaps needs longer. So here is the same in
-# earnest.
+# Look at the objects: without the border term there are fewer than cells, because cells flow together. With it there are more, mostly more than there
+# should be: after 80 steps the network cuts everywhere, and its IoU is lower. Heavy gaps take longer to learn. So here is the same in earnest.
 #
 # ## Six variants, six seeds
 #
@@ -338,7 +357,7 @@ show(plot.ablation(values, width=9))
 
 # %% tags=["predict"]
 ### BEGIN SOLUTION: the variant that loses most SEG
-guess = "no skips"
+guess = "no weight map"
 ### END SOLUTION
 
 # %%
@@ -350,50 +369,53 @@ predicted(guess, min(seg, key=seg.get), ", ".join(f"{name} {value:.3f}" for name
 show(plot.ablation(lab))
 
 # %%
-print(f"{'':18}" + "".join(f"{measure:>24}" for measure in lab["baseline"]))
+baseline = lab["baseline"]
 for name, found in lab.items():
-    print(f"{name:18}" + "".join(f"{mean:16.3f} ± {half:.3f}" for mean, half in map(plot.t_interval, found.values())))
+    print(f"{name:17}", *(f"{measure} {np.mean(v):.3f} ± {plot.t_interval(v).half:.3f}  " for measure, v in found.items()))
+worse = [seed for seed, (a, b) in enumerate(zip(baseline["SEG"], lab["no border term"]["SEG"])) if a < b]
+print(f"\nneighbours told apart by the baseline, seed by seed: {', '.join(f'{v:.2f}' for v in baseline['neighbours told apart'])}")
+print(f"seeds with which the border term *lowers* SEG: {worse or 'none'}")
 
 # %% [markdown]
-# How to read it, with this network, these images and six seeds:
+# How to read it.
 #
-# - **The border term buys separation with overlap.** Without it, IoU is higher by about 0.13 and hardly any pair of touching cells is told
-#   apart; SEG, which asks for objects, is lower by about 0.14. Which of the two measures matters is for your question to say: an area needs
-#   no gaps, a count does.
-# - **Class balance is not seen to matter here**: without any weight map the numbers are those without the border term.
-# - **Without skips** the network loses IoU, and how much differs greatly from seed to seed. It told *more* neighbours apart, but the interval
-#   of that difference holds 0, and its objects are coarse.
-# - **Zeros instead of mirrored pixels**: no difference seen, not even along the edge. That is no proof that there is none: the interval there
-#   reaches from -0.06 to +0.03.
-# - **Same instead of valid**: SEG is lower; IoU shows no difference.
+# - **The border term does what it was made for.** Without it hardly any neighbours are told apart. With it some are, and SEG, which counts objects, is higher.
+# - **And it has a price.** The IoU of the pixels is *lower* with it: the network leaves gaps that are wider than needed, and the truth we measure with has no
+#   gaps at all. Who needs areas and no counts is better off without. That is no contradiction to the paper, which reports measures of objects.
+# - **The class balance alone changes little here**: with $w = 1$ the numbers are those with $w = w_c$. Our cells fill a good part of the image, so no class is rare.
+# - **Without skips** the IoU falls, and varies a lot between seeds: outlines must come through the bottom of the U. Its many "neighbours told apart" are no
+#   merit. Who cuts everything into pieces tells all neighbours apart; read this measure beside SEG.
+# - **Zeros for mirror**: no difference seen, not at the edge either. The network was trained with zeros too, and could learn what they mean. Whoever trains with the
+#   one and predicts with the other should expect worse.
+# - **Same for valid**: SEG is a little lower, the IoU is not. The strip along the edge does not single itself out. Its tiles also show less of the
+#   surroundings, so padding is not all that changed: an ablation can rarely change one thing only.
 #
-# There are twenty intervals. If nothing mattered at all, one in twenty would miss 0 by chance. So an effect that only just misses it, like that
-# of "same", deserves more seeds before you believe it. And a paper's network, trained for long on real images, may behave otherwise: the
-# settings and all numbers are in [docs/ablation.md](../docs/ablation.md).
-#
-# **Write down**, in two sentences, what you would tell a colleague who counts cells, and what one who measures their area.
+# How much do the seeds differ? Look at the baseline's neighbours told apart. One seed, taken alone, could have "proved" nearly anything. Of twenty
+# 95 % intervals about one leaves out 0 by chance, so an interval that only just does is weak evidence. And all of this is one small network, 200 steps and synthetic
+# cells; [docs/ablation.md](../docs/ablation.md) has all settings. With more steps the price in IoU may shrink, and with other cells other
+# parts may matter.
 
 # %% [markdown] tags=["pitfalls"]
 # ## What people get wrong
 #
-# - **"How do I get d1 and d2?"** is asked again and again (jakeret/tf_unet issues 70 and 257). A distance transform of the *whole* mask gives
-#   d1 only; d2 needs the cells one by one, so it needs instances, not classes.
-# - **d2 equal to d1.** One published repository computed the second distance wrongly (neptune's, issue 200). The map looks plausible: bright around
-#   every cell. Test it with one lone cell, where it must be 0.
-# - **Sigma not squared**, or 2 forgotten: the term then reaches hardly past the gap. Look at the curve above.
-# - **Touching cells without a gap in the labels.** The term counts on background only. If no pixel between two cells is background, there
-#   is nothing to weigh, and the network is taught that the two are one.
-# - **Weights computed after the elastic deformation of the image alone**: weights must be deformed with the labels, or computed from the deformed
-#   ones (lesson 13).
+# - **d2 equal to d1.** The second nearest *pixel* belongs to the same cell. Then every cell has a bright halo, alone or not. A published solution computed a wrong
+#   d2 (neptune-ai/open-solution-mapping-challenge issue 200). Test with a lone cell: no border term.
+# - **$\sigma$ not squared.** The ridge is less than half as wide, and nobody sees it in a picture. Test one pixel by hand: $d_1 + d_2 = 3$ gives 8.35.
+# - **Distances inside cells.** Without the restriction to background, the rims of cells weigh as much as the gap, and they have the other class.
+# - **Dividing by the maximum**, so that weights end at 1. Then an image whose narrowest gap is wide is treated like one whose cells nearly touch.
+# - **Labels instead of instances.** In a class mask touching cells are one patch, and no distance transform can part them. Many ask how to get $d_1$ and $d_2$
+#   (jakeret/tf_unet issues 70, 171 and 257); the answer begins with masks that number the cells.
+# - **No gap.** The border term weighs background. Where cells touch there is none; `separate` first, in the labels too.
+# - **Weights on the logits.** The weight multiplies the pixel's loss, not its scores (jakeret/tf_unet issue 8).
+# - **Computed anew in every step.** It is slow (JunMa11/SegLossOdyssey issue 42) and the same each time. Compute it once, `cached_weight_map`, and let augmentation move it
+#   with the labels.
 #
 # ## Summary
 #
-# - A pixel's weight is its class's weight, and more in narrow gaps between two cells.
-# - d1 and d2 are the distances to the nearest and the second nearest cell. With one cell there is no gap: d2 is infinite, the term 0.
-# - Class balance and the opening of gaps are not given by the paper; ours are choices, and named as such.
-# - One lucky run shows nothing. Several seeds, the same for all variants, differences seed by seed, intervals; and "no difference seen" is
-#   not "no difference".
+# - $w = w_c + w_0 \exp(-(d_1 + d_2)^2 / 2\sigma^2)$: large where *two* cells are near. A straight gap of g pixels has $d_1 + d_2 = g + 1$.
+# - The paper gives $w_0$ and $\sigma$. Where distances end, $w_c$, and the gap between cells are for us to choose and to say.
+# - A part is worth what is lost without it: an ablation, over several seeds, with intervals, settings chosen before. "No difference seen" is a result.
 #
-# **In the code**: [tinyunet/data/weight_map.py](../tinyunet/data/weight_map.py), the laws in
-# [tinyunet/catalogue/weight_map.py](../tinyunet/catalogue/weight_map.py), the lab in [benchmarks/ablation.py](../benchmarks/ablation.py).
-# **In the paper**: section 3, equation 2 and figure 3. **Next**: lesson [11](11_the_whole_network.ipynb), the whole U.
+# **In the code**: [tinyunet/data/weight_map.py](../tinyunet/data/weight_map.py), [tinyunet/plot/ablation.py](../tinyunet/plot/ablation.py),
+# [benchmarks/ablation.py](../benchmarks/ablation.py). **In the paper**: section 3, equation 2; figure 3 shows such a map. **Next**: lesson 11 puts all
+# parts together, the whole network forward and backward.

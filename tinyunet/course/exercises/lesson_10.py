@@ -11,6 +11,7 @@ from tinyunet.backend import Array
 from tinyunet.catalogue import Draw
 from tinyunet.catalogue.weight_map import draw_cells, two_nearest
 from tinyunet.course.exercise import Mistake, difference, equals, exercise
+from tinyunet.data.instances import components
 from tinyunet.data.weight_map import separate
 from tinyunet.errors import CheckError
 
@@ -70,6 +71,9 @@ LOOKALIKES: dict[str, Callable[[Array], Pair]] = {
     "You measure to the border between pixels or to the pixel before the cell: everything is a pixel too small. Measure to the "
     "centre of the cell's nearest pixel, so that a pixel beside a cell has distance 1.":
         lambda ids: _two(_to_cells(ids, lambda s: np.maximum(_euclid(s) - 1, 0))),
+    "Background, number 0, is no cell. Leave it out.": lambda ids: two_nearest(ids + 1),
+    "You measure to patches of cells that touch. What is a cell, say the numbers in ids: ids == k.":
+        lambda ids: two_nearest(components(ids > 0)),
     "Inside a cell you measure to its outline. A pixel of a cell has distance 0 to it.": _into_cells,
 }  # fmt: skip
 
@@ -129,9 +133,15 @@ exercise(
             ("np.sqrt((i - rows) ** 2 + (j - columns) ** 2)", "(abs(i - rows) + abs(j - columns)).astype(float)"),
         )),
         Mistake("the centre of a cell", edits=(
-            ("rows, columns = np.nonzero(ids == k)", "rows, columns = (np.nonzero(ids == k)[a].mean(keepdims=True) for a in (0, 1))"),  # noqa: E501
+            ("rows, columns = np.nonzero(ids == k)",
+             "rows, columns = (np.nonzero(ids == k)[a].mean(keepdims=True) for a in (0, 1))"),
         )),
-        Mistake("a pixel too small", edits=(("maps.append(steps.min(axis=-1))", "maps.append(np.maximum(steps.min(axis=-1) - 1, 0))"),)),  # noqa: E501
+        Mistake("a pixel too small",
+                edits=(("maps.append(steps.min(axis=-1))", "maps.append(np.maximum(steps.min(axis=-1) - 1, 0))"),)),
+        Mistake("Background, number 0", edits=(("np.unique(ids[ids > 0])", "np.unique(ids)"),)),
+        Mistake("patches of cells that touch", edits=(
+            ("    i, j = np.indices", "    from scipy.ndimage import label\n    ids = label(ids > 0)[0]\n    i, j = np.indices"),
+        )),
         Mistake("With a single cell", edits=(("[np.full(ids.shape, np.inf)] * 2", "[np.full(ids.shape, 1e9)] * 2"),)),
         Mistake("Your code stops", edits=(("[np.full(ids.shape, np.inf)] * 2", "[np.full(ids.shape, np.inf)]"),)),
     ),
@@ -168,6 +178,8 @@ exercise(
     laws=(equals(_border, _some_cells, {
         "sigma is not squared: the exponent is -(d1 + d2)^2 / (2 sigma^2).":
             lambda d1, d2, b, w0, s: np.where(b, w0 * np.exp(-((d1 + d2) ** 2) / (2 * s)), 0.0),
+        "sigma^2 must stand below the line. a / 2 * b is (a / 2) * b: write (2 * sigma**2).":
+            lambda d1, d2, b, w0, s: np.where(b, w0 * np.exp(-((d1 + d2) ** 2) / 2 * s**2), 0.0),
         "The 2 in the denominator is lacking: 2 sigma^2.":
             lambda d1, d2, b, w0, s: np.where(b, w0 * np.exp(-((d1 + d2) ** 2) / s**2), 0.0),
         "(d1 + d2)^2 is not d1^2 + d2^2: add first, then square.":
@@ -182,11 +194,12 @@ exercise(
             lambda d1, d2, b, w0, s: np.where(b, w0 * np.exp(-(d1**2) / (2 * s**2)), 0.0),
         "That is what it would be with d2 equal to d1. Use d1 + d2.":
             lambda d1, d2, b, w0, s: np.where(b, w0 * np.exp(-((2 * d1) ** 2) / (2 * s**2)), 0.0),
-        "Your largest weight is always w0, whatever the gap: do not divide by the maximum. In a wide gap the term is to be small.":  # noqa: E501
+        "Your largest weight is always w0, whatever the gap: do not divide by the maximum. In a wide gap the term is small.":
             lambda d1, d2, b, w0, s: w0 * _border(d1, d2, b, w0, s) / _border(d1, d2, b, w0, s).max(),
     }, what="the border term"), _lone_cell),
     mistakes=(
         Mistake("sigma is not squared", edits=(("sigma**2", "sigma"),)),
+        Mistake("below the line", edits=(("/ (2 * sigma**2)", "/ 2 * sigma**2"),)),
         Mistake("The 2 in the denominator", edits=(("(2 * sigma**2)", "sigma**2"),)),
         Mistake("add first, then square", edits=(("(d1 + d2) ** 2", "(d1**2 + d2**2)"),)),
         Mistake("The minus sign", edits=(("-((d1 + d2) ** 2)", "((d1 + d2) ** 2)"),)),
@@ -253,7 +266,7 @@ exercise(
             _of_class(lambda n, K, n_k: n_k / n),
         "That is the inverse of w_c, large for the frequent class: n belongs above, K n_k below.":
             _of_class(lambda n, K, n_k: K * n_k / n),
-        "n is lacking: with 1 / (K n_k) the weights shrink with the image, and the learning rate with them. Their mean is to be 1.":  # noqa: E501
+        "n is lacking: with 1 / (K n_k) the weights are the smaller, the larger the image is. Their mean is to be 1.":
             _of_class(lambda n, K, n_k: 1 / (K * n_k)),
         "n and K are lacking. The mean of w_c over all pixels is to be 1.": _of_class(lambda n, K, n_k: 1 / n_k),
         "K counts the classes that occur, not the largest label plus 1.": _absent_counted,
@@ -272,7 +285,7 @@ exercise(
 # The gap --------------------------------------------------------------------------------------------------------------
 
 
-def _separate(ids: Array, also: Callable[[Array, int], Array] = lambda window, own: (window > 0) & (window != own),
+def _separate(ids: Array, also: Callable[[Array, Any], Array] = lambda window, own: (window > 0) & (window != own),
               beside: bool = False, scanning: bool = False) -> Array:
     """Each pixel's window of 3x3; `beside` leaves its corners out, `scanning` lets it see what was emptied before."""
     out, padded = ids.copy(), np.pad(ids, 1)
@@ -280,7 +293,7 @@ def _separate(ids: Array, also: Callable[[Array, int], Array] = lambda window, o
         window = padded[i : i + 3, j : j + 3]
         if beside:
             window = np.array([window[0, 1], window[1, 0], window[1, 2], window[2, 1]])
-        if ids[i, j] > 0 and also(window, int(ids[i, j])).any():
+        if ids[i, j] > 0 and also(window, ids[i, j]).any():
             out[i, j] = 0
             if scanning:
                 padded[i + 1, j + 1] = 0
@@ -301,8 +314,7 @@ def _crowd(draw: Draw) -> dict[str, Any]:
         ids[:4, -8:-4], ids[:4, -4:] = 42, 43  # they meet at the very edge
         apart = _separate(ids)
         others = (_separate(ids, beside=True), _separate(ids, scanning=True), _edge_forgotten(ids))
-        kept = set(np.unique(apart)) == set(np.unique(ids))  # where a cell would vanish, tinyunet's rule is another
-        if kept and all((apart != other).any() for other in others):
+        if set(np.unique(apart)) == set(np.unique(ids)) and all((apart != other).any() for other in others):
             return {"ids": ids}
 
 
@@ -319,11 +331,11 @@ exercise(
     laws=(equals(_separate, _crowd, {
         "Your window counts background as another cell, so that every cell loses its rim: ask for > 0, too.":
             lambda ids: _separate(np.pad(ids, 1, mode="edge"), lambda w, own: w != own)[1:-1, 1:-1],
-        "Of two cells that touch only one gives way, so that the gap is one pixel wide and depends on the numbering. Both give one.":  # noqa: E501
+        "Of two cells that touch only one gives way: the gap is one pixel wide and depends on the numbering. Both give one.":
             lambda ids: _separate(ids, lambda w, own: w > own),
         "Of two cells that touch only one gives way: the one with the larger number. Both give one pixel.":
             lambda ids: _separate(ids, lambda w, own: (w > 0) & (w < own)),
-        "Pixels that you have emptied already no longer count as a neighbour, so the gap lies on one side. Look at ids, write to a copy.":  # noqa: E501
+        "Pixels that you have emptied no longer count as a neighbour, so the gap lies on one side. Look at ids, write to a copy.":
             lambda ids: _separate(ids, scanning=True),
         "Corners count too: the window has 3 x 3 pixels, so look at eight neighbours, not four.":
             lambda ids: _separate(ids, beside=True),
