@@ -614,7 +614,7 @@ def test_the_list(main):
     """Every property of every subject with its kind and its law, and the rungs; nothing is run."""
     code, out, _ = main("--list")
     assert code == 0
-    assert "conv2d, an op on the rungs loops, taps, im2col, strips\n" in out
+    assert "conv2d, an op on the rungs loops, taps, im2col, strips, planes\n" in out
     assert "  convention  the_first_of_equal_values_wins: Of equal values the first in row-major order" in out
     assert f"{len(list(properties()))} properties" in out
     assert all(f"{prop.name}: {prop.says}" in out for prop in properties())
