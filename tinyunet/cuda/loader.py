@@ -52,7 +52,7 @@ class GpuKernel:
         self.name, self.file = name, read.name
         self._parameters = [(parameter, "*" in kind, dtype_of(kind)) for parameter, kind in _parameters(signature)]
         self._needs = needs(read)
-        self._module = _module(read.text, (name,) if signature.template else None)
+        self._module = _module(read.text, name)
         self._prepared: dict[int, Any] = {}  # by device: CuPy's kernel
         self._allowed: dict[int, int] = {}  # by device: bytes of dynamic shared memory that it was prepared for
 
@@ -142,9 +142,13 @@ def load(file: str, name: str) -> GpuKernel:
 
 
 @lru_cache
-def _module(text: str, names: tuple[str, ...] | None) -> Any:
-    """A kernel file as CuPy has it. Kernels that are no templates share one."""
-    return cupy().RawModule(code=text, options=("--std=c++17",), name_expressions=names)
+def _module(text: str, name: str) -> Any:
+    """A kernel file as CuPy has it, with one of its kernels.
+
+    CuPy is told the name as C++ writes it, and finds out what the compiler made of it: that of a template, and that of any kernel
+    without extern "C", stands in the compiled code as another.
+    """
+    return cupy().RawModule(code=text, options=("--std=c++17",), name_expressions=(name,))
 
 
 @lru_cache
