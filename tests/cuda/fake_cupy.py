@@ -65,15 +65,20 @@ class ndarray:  # noqa: N801  its name in CuPy
 
     def get(self):
         """A copy on the host."""
+        sys.modules["cupy"].waits += 1
         return self._a.copy(order="C")
 
     def item(self):
         """The only value, as a Python number."""
-        return self._a.item()
+        return self.get().item()
 
     def tolist(self):
         """The values as Python numbers."""
-        return self._a.tolist()
+        return self.get().tolist()
+
+    def tobytes(self):
+        """The bytes of the values."""
+        return self.get().tobytes()
 
     def __array__(self, *args, **options):
         raise TypeError(IMPLICIT)
@@ -105,13 +110,13 @@ class ndarray:  # noqa: N801  its name in CuPy
         return (device(value) for value in self._a)
 
     def __bool__(self):
-        return bool(self._a)
+        return bool(self.get())
 
     def __int__(self):
-        return int(self._a)
+        return int(self.get())
 
     def __float__(self):
-        return float(self._a)
+        return float(self.get())
 
     def __repr__(self):
         return f"fake {self._a!r}"
@@ -220,6 +225,7 @@ class FakeCuPy(ModuleType):
         self.ndarray, self.RawModule = ndarray, RawModule
         self.mode = mode  # of the emulator
         self.reports = []
+        self.waits = 0  # how often the host waited for a value
         self.used = set()  # names of functions, to compare with those of CuPy
         runtime = SimpleNamespace(
             getDevice=lambda: 0, getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, memGetInfo=lambda: (2**33, 2**33),
