@@ -1,6 +1,6 @@
 """The kernels on a GPU beside PyTorch on the same arrays, in one process; writes results/gpu-NAME.json as it goes.
 
-    python benchmarks/gpu.py                      all sections, about five minutes on an H100
+    python benchmarks/gpu.py                      all sections, each in a hundred and fifty seconds at most
     python benchmarks/gpu.py --section layers     one of them; the others' results stay in the file
     bash benchmarks/gpu_all.sh                    the tests that need a GPU first
 
@@ -429,6 +429,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=572, help="side of the images in pixels")
     parser.add_argument("--base", type=int, default=64, help="channels of the first level")
     parser.add_argument("--repeats", type=int, default=11, help="samples of every time")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for all sections; what comes too late is left out")
     parser.add_argument("--out", type=Path, help="the file (default results/gpu-NAME.json)")
     args = parser.parse_args(arguments)
     _, where = backend.choose("cuda")
@@ -437,16 +438,17 @@ def main(arguments: list[str] | None = None) -> int:
     if args.section is not None:
         globals()[args.section](Bench(path, args.size, args.base, args.repeats))
         return 0
-    failed = 0
+    failed, end = 0, time.monotonic() + args.seconds
     for section in SECTIONS:
         command = [sys.executable, __file__, "--section", section, "--size", str(args.size), "--base", str(args.base),
                    "--repeats", str(args.repeats), "--out", str(path)]  # fmt: skip
         try:
-            code = subprocess.run(command, check=False, timeout=LIMIT).returncode
+            code = subprocess.run(command, check=False, timeout=max(0, min(LIMIT, end - time.monotonic()))).returncode
         except subprocess.TimeoutExpired:
             code = 124
         failed += code != 0
-        print(f"{section}: {'done' if not code else f'ended with {code}; what it measured before is kept'}", flush=True)
+        ended = {0: "done", 124: "out of time; what it measured before is kept"}
+        print(f"{section}: {ended.get(code, f'ended with {code}; what it measured before is kept')}", flush=True)
     for section, problems in json.loads(path.read_text())["problems"].items() if path.exists() else ():
         for problem in problems:
             print(f"{section}: {problem}")
