@@ -14,7 +14,7 @@
 //   request an mma. In TF32 a thread has up to 204 registers, in 3xTF32 128 (CHANNELS = 64: 168): 8, 16 and 12 warps for a
 //   multiprocessor. In 3xTF32 an infinity may become NaN: what is left of it beyond its first bits is inf - inf.
 //
-// Launch: grid (ceil(N P Q / PIXELS), ceil(O / CHANNELS), splits), block THREADS, and 4 Blocks of dynamic shared memory, 74 to 98 KiB:
+// Launch: grid (ceil(N P Q / PIXELS), ceil(O / CHANNELS), splits), block THREADS, and 4 Blocks of dynamic shared memory, 58 to 98 KiB:
 //   see Block. With splits, b is null and relu 0. WIDE as in 05.
 #include "tu_conv3x3.cuh"
 #include "tu_epilogue.cuh"
