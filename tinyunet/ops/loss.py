@@ -147,7 +147,7 @@ def _factor(who: str, logits: Array, labels: Array, weights: Array | None, class
     if labels.dtype.kind not in "iu":
         raise DataError(f"{who}: labels are {labels.dtype}, expected whole numbers. Convert with labels.astype('int32').")
     counted = labels != IGNORE
-    lowest, highest, count = _integers(labels.min(), labels.max(), counted.sum()) if labels.size else (0, 0, 0)
+    lowest, highest, count = _range_and_number(labels, counted) if labels.size else (0, 0, 0)
     if lowest < IGNORE or highest >= classes:
         raise DataError(
             f"{who}: labels run from {lowest} to {highest}, but there are classes 0 to {classes - 1} "
@@ -164,9 +164,10 @@ def _factor(who: str, logits: Array, labels: Array, weights: Array | None, class
     return factor[..., None]
 
 
-def _integers(*values: Array) -> list[int]:
-    """Single values as Python's numbers. Of a GPU they come together: each would wait for all that it was asked to do."""
-    return [int(value) for value in to_numpy(array_module(*values).stack(values))]
+def _range_and_number(labels: Array, counted: Array) -> list[int]:
+    """Lowest and highest label, and how many count. A GPU gives them together: for each it would be waited anew."""
+    found = array_module(labels).stack([labels.min(), labels.max(), counted.sum()])
+    return [int(value) for value in to_numpy(found)]
 
 
 def _total(factor: Array, cross_entropy: Array) -> Any:
