@@ -1,9 +1,14 @@
-"""Arrays that begin anywhere: a GPU moves 16 bytes only from multiples of 16, and is lost to a process that tries others."""
+"""Arrays that a GPU does not take like others: those that begin anywhere, and those with more values than 32 bits count.
+
+It moves 16 bytes only from multiples of 16, and is lost to a process that tries others.
+"""
 
 import numpy as np
 import pytest
 
 from tinyunet.cuda import norm
+from tinyunet.cuda.vectors import ints
+from tinyunet.errors import ConfigError
 
 
 @pytest.fixture
@@ -26,3 +31,10 @@ def test_a_parameter_cut_out_of_others_is_read_value_by_value(moved, fake_cupy, 
     launches.clear()
     norm.relu_backward(dy, x, *[flat[:8]] * 4)
     assert [name for name, _ in launches if name.startswith("norm")] == ["norm_sums<float4, true>", "norm_dx<float4, true>"]
+
+
+def test_sizes_beyond_32_bits_are_refused():
+    """Before a launch, with the number and what to do; the largest that fits does."""
+    assert ints(2**31 - 1, 0) == [2**31 - 1, 0]
+    with pytest.raises(ConfigError, match=r"32 bits, and an array has 2147483648 values\. Use smaller tiles or batches"):
+        ints(3, 2**31)

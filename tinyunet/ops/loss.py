@@ -165,7 +165,7 @@ def _factor(who: str, logits: Array, labels: Array, weights: Array | None, class
 
 
 def _range_and_number(labels: Array, counted: Array) -> list[int]:
-    """Lowest and highest label, and how many count. A GPU gives them together: for each it would be waited anew."""
+    """Lowest and highest label, and how many count. A GPU is asked for them together: it answers when all before is done."""
     found = array_module(labels).stack([labels.min(), labels.max(), counted.sum()])
     return [int(value) for value in to_numpy(found)]
 
