@@ -4,12 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-mpl.use("Agg")
+os.environ["MPLBACKEND"] = "Agg"  # not by Matplotlib itself: what needs no figure runs where it is not installed
 sys.path.insert(0, str(Path(__file__).parent))  # for helpers that several files of tests import
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, max_examples=25,

@@ -67,8 +67,8 @@ def poisoned(monkeypatch):
     """Every array that a launcher makes is full of NaN, so that a result not written shows."""
     empty = np.empty
 
-    def poison(shape, dtype=float):
-        a = empty(shape, dtype)
+    def poison(shape, dtype=float, **options):  # CuPy calls it too, for what it copies to the host
+        a = empty(shape, dtype, **options)
         a.fill(np.nan if a.dtype.kind == "f" else 255)
         return a
 

@@ -329,7 +329,7 @@ bug(
     "ignored_pixels_counted", "softmax_cross_entropy sigmoid_cross_entropy",
     "The sum over annotated pixels is divided by the number of all pixels: partly annotated images learn more slowly than "
     "others.",
-    Edit("tinyunet.ops.loss:_factor", "m = max(int(counted.sum()), 1)", "m = max(labels.size, 1)"),
+    Edit("tinyunet.ops.loss:_factor", "m = max(count, 1)", "m = max(labels.size, 1)"),
 )
 bug(
     "minus_sign_missing", "softmax_cross_entropy",
