@@ -9,7 +9,7 @@ bug(
     "Of equal pixels each gets the whole gradient: behind a ReLU most windows are ties of zeros, and the gradient there is up "
     "to four times too large.",
     Edit("tinyunet.ops.pool:max_pool_forward", "MaxPoolContext(winner, ",
-         "MaxPoolContext(xp.stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
+         "MaxPoolContext(array_module(x).stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
     Edit("tinyunet.ops.pool:max_pool_backward", "dy, ctx.winner.shape, ", "dy, ctx.winner.shape[1:], "),
     Edit("tinyunet.ops.pool:max_pool_backward", "over_rows(formula, dy, ctx.winner, dx)", "formula(dy, ctx.winner, dx)"),
     Edit("tinyunet.ops.pool:max_pool_backward", "winner == place", "winner[place]"),
