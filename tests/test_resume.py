@@ -28,7 +28,7 @@ from tinyunet.unet import UNet
 # the k-th of all moments that matter (before a batch, around a line of the log, halfway through a file, before and after
 # a rename), or by its parent at a random time.
 KILLER = """
-import json, os, signal, sys, time, traceback
+import json, os, shutil, signal, sys, time, traceback
 from pathlib import Path
 import numpy as np
 import safetensors.numpy
@@ -120,12 +120,15 @@ count = int((base / "moments").read_text())
 for k in range(job["first"], count + 1, job["every"]):
     outcomes[f"at {k}"] = [attempt(f"at {k}", kill_at=k), attempt(f"at {k}")]
 for r in range(job["random"]):
-    kills = []
+    # A run that is killed again and again: wherever it is, then k moments after it went on.
+    folder, kills, limit = f"random {r}", [], seconds
+    while "killed" not in kills:  # it came to its end before the signal did: once more from the start, and sooner
+        shutil.rmtree(base / folder, ignore_errors=True)
+        kills, limit = [attempt(folder, seconds=rng.uniform(0, limit))], limit / 2
     while "finished" not in kills:
-        # Wherever it is, then k moments after it went on: a run that is killed again and again.
-        kills.append(attempt(f"random {r}", seconds=rng.uniform(0, seconds)) if len(kills) < 6 else attempt(f"random {r}"))
-        kills.append(attempt(f"random {r}", kill_at=int(rng.integers(1, 25))) if len(kills) < 6 else attempt(f"random {r}"))
-    outcomes[f"random {r}"] = kills
+        kills.append(attempt(folder, kill_at=int(rng.integers(1, 25))) if len(kills) < 6 else attempt(folder))
+        kills.append(attempt(folder, seconds=rng.uniform(0, seconds)) if len(kills) < 6 else attempt(folder))
+    outcomes[folder] = kills
 sys.stdout.write(json.dumps(outcomes))
 """
 
@@ -136,7 +139,8 @@ def killed_runs(base, spec, config, first=1, every=1, random=0, plant=None, by="
            "signal": by}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(base), json.dumps(job)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
