@@ -156,8 +156,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
     [
         (SMALL, KILLED, 1, 3, 1),
         pytest.param(SMALL, KILLED, 1, 1, 3, marks=pytest.mark.slow),
-        (SMALL, but(KILLED, optimizer="sgd", weight_decay=1e-3, schedule="poly", normalization="dataset"), 2, 4, 1),
-        (PRESETS["same_bn"].but(base=2, depth=1, dropout=0.5), KILLED, 3, 4, 1),
+        pytest.param(SMALL, but(KILLED, optimizer="sgd", weight_decay=1e-3, schedule="poly", normalization="dataset"), 2, 4, 1,
+                     marks=pytest.mark.slow),
+        pytest.param(PRESETS["same_bn"].but(base=2, depth=1, dropout=0.5), KILLED, 3, 4, 1, marks=pytest.mark.slow),
     ],
     ids=["adam", "adam, every moment", "sgd", "same_bn"],
 )
@@ -178,6 +179,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, spec, config, first, ev
 
 
 @needs_fork
+@pytest.mark.slow
 def test_writing_in_place_would_be_seen(tmp_path):
     """Planted: without atomic writes, a kill within a save leaves half a file, and the run cannot be resumed."""
     outcomes = killed_runs(tmp_path, SMALL, but(KILLED, steps=2), plant="in place")
@@ -198,6 +200,7 @@ def test_ctrl_c_at_any_moment_saves_the_steps_done(tmp_path, every):
 
 
 @needs_fork
+@pytest.mark.slow
 def test_a_ctrl_c_that_does_not_wait_would_be_seen(tmp_path):
     """Planted: raised at once, it leaves steps in the log that no checkpoint has."""
     outcomes = killed_runs(tmp_path, SMALL, but(KILLED, steps=3), every=3, plant="at once", by="SIGINT")
