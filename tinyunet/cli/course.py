@@ -76,6 +76,8 @@ def release(
 def site_(
     out: Annotated[Path, typer.Argument(help="folder for the site")] = Path("tinyunet-site"),
     language: Language = "en",
+    pyodide: Annotated[Path | None, typer.Option(
+        help="full release of Pyodide, archive or folder, to put on the site: for a room without internet")] = None,
 ) -> None:
     """Build a web page on which the course runs in the browser, with nothing installed. Needs the extra `site`."""
-    say(f"written  {site.build(out, language)}  serve it: python -m http.server -d {out}")
+    say(f"written  {site.build(out, language, pyodide)}  serve it: python -m http.server -d {out}")
