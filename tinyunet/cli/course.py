@@ -26,7 +26,7 @@ Language = Annotated[str, typer.Option(help="of the notebooks", metavar="en")]
 def list_(language: Language = "en") -> None:
     """The lessons, with their times."""
     table = table_of("lesson", "title", "minutes", "after")
-    for lesson in editions.lessons(language=language):
+    for lesson in map(editions.about, editions.sources(language)):
         table.add_row(lesson.number, lesson.title, str(lesson.minutes), ", ".join(lesson.prerequisites))
     out_console.print(table)
 

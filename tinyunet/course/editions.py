@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinyunet.errors import ConfigError, TinyUNetError
 from tinyunet.files import atomic_write, own_folder
@@ -42,20 +44,27 @@ class LessonError(TinyUNetError, RuntimeError):
     """A lesson did not run through."""
 
 
-class Lesson(NamedTuple):
-    """One lesson, as its source says."""
+@dataclass(frozen=True)
+class About:
+    """What the header of a source says of its lesson."""
 
     name: str  # "02_convolution"
     title: str
     minutes: int
     goals: tuple[str, ...]
     prerequisites: tuple[str, ...]  # numbers of lessons
-    source: Any  # the notebook (nbformat), with solutions, without outputs
 
     @property
     def number(self) -> str:
         """ "02" """
         return self.name.partition("_")[0]
+
+
+@dataclass(frozen=True)
+class Lesson(About):
+    """A lesson, read."""
+
+    source: Any  # the notebook (nbformat), with solutions, without outputs
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
@@ -91,16 +100,28 @@ def lessons(wanted: str = "", language: str = "en") -> list[Lesson]:
     return [read(path) for path in chosen]
 
 
+def about(path: Path) -> About:
+    """What the header of a source says. It is YAML, but these few lines are read without a library: a list of lessons needs none.
+
+    Raises ConfigError if a line is missing.
+    """
+    header = path.read_text(encoding="utf-8").partition("# %%")[0]
+    said: dict[str, Any] = dict(re.findall(r"^#     (title|minutes|prerequisites): (.+)$", header, re.M))
+    said["goals"] = tuple(re.findall(r"^#     - (.+)$", header, re.M))
+    if missing := [key for key in ("title", "minutes", "goals", "prerequisites") if not said.get(key)]:
+        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:. See notebooks/AUTHORING.md.")
+    numbers = tuple(json.loads(said["prerequisites"]))
+    return About(path.stem, said["title"].strip('"'), int(said["minutes"]), said["goals"], numbers)
+
+
 def read(path: Path) -> Lesson:
     """A lesson from its source.
 
     Raises ConfigError without jupytext, and for a source that breaks the rules above: it names the cell.
     """
     jupytext = _library("jupytext")
+    header = about(path)
     notebook = jupytext.read(path)
-    about = notebook.metadata.get("tinyunet", {})
-    if missing := [key for key in ("title", "minutes", "goals", "prerequisites") if key not in about]:
-        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:.")
     notebook.metadata.pop("jupytext", None)  # who wrote it with which version is no part of it
     for number, cell in enumerate(notebook.cells):
         kinds = [tag for tag in cell.metadata.get("tags", []) if tag in KINDS]
@@ -110,8 +131,7 @@ def read(path: Path) -> Lesson:
         points = check.source.count("check(")
         cell.metadata["nbgrader"] = _nbgrader(f"{cell.id}-answer", solution=True)
         check.metadata["nbgrader"] = {**_nbgrader(f"{check.id}-check", grade=True), "points": points}
-    return Lesson(path.stem, about["title"], about["minutes"], tuple(about["goals"]), tuple(map(str, about["prerequisites"])),
-                  notebook)  # fmt: skip
+    return Lesson(**vars(header), source=notebook)
 
 
 def _nbgrader(name: str, *, solution: bool = False, grade: bool = False) -> dict[str, Any]:
@@ -203,7 +223,7 @@ def overview(language: str = "en") -> str:
     rows = ["| lesson | minutes | after | what you can do then |", "| --- | --- | --- | --- |"]
     rows += [f"| [{lesson.number} {lesson.title}]({lesson.name}.ipynb) | {lesson.minutes} | "
              f"{', '.join(lesson.prerequisites) or '-'} | {'; '.join(lesson.goals)} |"
-             for lesson in lessons(language=language)]  # fmt: skip
+             for lesson in map(about, sources(language))]  # fmt: skip
     return "\n".join(rows)
 
 
