@@ -109,7 +109,7 @@ def about(path: Path) -> About:
     said: dict[str, Any] = dict(re.findall(r"^#     (title|minutes|prerequisites): (.+)$", header, re.M))
     said["goals"] = tuple(re.findall(r"^#     - (.+)$", header, re.M))
     if missing := [key for key in ("title", "minutes", "goals", "prerequisites") if not said.get(key)]:
-        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:. See notebooks/AUTHORING.md.")
+        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:.")
     numbers = tuple(json.loads(said["prerequisites"]))
     return About(path.stem, said["title"].strip('"'), int(said["minutes"]), said["goals"], numbers)
 
