@@ -170,7 +170,7 @@ show(plot.errors(sample.image, by_threshold, sample.labels, title="the best thre
 # ## A U-Net
 #
 # Six images, 120 steps, a small network: a few seconds. Each step shows it a piece of an image, asks how wrong every pixel is (the *loss*), and
-# moves every weight a little to where the loss is lower. How, is the matter of lessons 02 to 13.
+# moves every weight a little to where the loss is lower. How, is the matter of lessons [02](02_convolution.ipynb) to [13](13_training_on_few_images.ipynb).
 
 # %%
 model = tu.UNet(tu.preset("paper", base=8, depth=2, norm="batch", dropout=0), rng=rng)
@@ -209,7 +209,7 @@ print(f"{cells} cells in the truth, but only {patches} patches of ones in its la
 print(f"SEG, the measure that counts objects: {tu.evaluate(model, test).seg:.3f}")
 
 # %% [markdown]
-# The paper's answer is the *weight map* (section 3, eq. 2): pixels between close cells count more in the loss. Lesson 10 is about it. To know where
+# The paper's answer is the *weight map* (section 3, eq. 2): pixels between close cells count more in the loss. Lesson [10](10_weight_map.ipynb) is about it. To know where
 # to put weights, one must know who touches whom.
 #
 # ## Exercise 3: who touches whom?
@@ -253,5 +253,5 @@ print("in our image:", sorted(touching(sample.instances)))
 # - A pixel's grey value is not enough. Its neighbourhood is: that is what convolutions are for.
 #
 # **In the code**: [tinyunet/data/sample.py](../tinyunet/data/sample.py), [tinyunet/data/normalize.py](../tinyunet/data/normalize.py),
-# [tinyunet/metrics.py](../tinyunet/metrics.py). **In the paper**: section 1; section 4, table 2. **Next**: lesson 01 asks what
+# [tinyunet/metrics.py](../tinyunet/metrics.py). **In the paper**: section 1; section 4, table 2. **Next**: lesson [01](01_mirror_padding.ipynb) asks what
 # a network should see beyond the edge of the image.

@@ -269,7 +269,7 @@ show(figure, "Change of the probability against the distance from the edge, thin
 
 # %% [markdown]
 # Three things are to be seen. The mirror is no oracle: it changes the outermost pixels too. Zeros change them more. And beyond 22 pixels from the edge nothing changes at
-# all: so far a pixel of this network sees, no farther (lesson 11). Three networks and four drawn images are a small experiment, and
+# all: so far a pixel of this network sees, no farther (lesson [11](11_the_whole_network.ipynb)). Three networks and four drawn images are a small experiment, and
 # these networks met mirrored borders in training, for tinyunet mirrors there as well. So: train and predict with the same border.
 #
 # ## The way back
@@ -391,7 +391,7 @@ show(figure, "How often each pixel of a 96x96 image is shown with a border of 44
 #
 # ## Exercise 4: the adjoint test
 #
-# Write it for any pair: `forward(x)` gives Ax, `backward(dy)` gives B dy. (`np.vdot(a, b)` is the sum of all products.) The idea comes back in lessons 03, 06 and 07.
+# Write it for any pair: `forward(x)` gives Ax, `backward(dy)` gives B dy. (`np.vdot(a, b)` is the sum of all products.) The idea comes back in lessons [03](03_convolution_backward.ipynb), [06](06_up_convolution.ipynb) and [07](07_crop_and_concatenate.ipynb).
 
 # %% tags=["exercise"]
 def adjoint_gap(forward, backward, x, dy):
@@ -422,7 +422,7 @@ for name, backward in tested.items():
 #   forward, `x[:, rows]` with an index twice is fine.)
 # - **The border cut off.** `dy[:, top:-bottom, left:-right]` has the right shape, and forgets the copies. It also fails for bottom = 0, because `[0:-0]` is empty (jakeret/tf_unet issue 211 is of this kind).
 # - **A test with a border of one size and a square image.** It does not see left and right exchanged, nor rows and columns.
-# - **Mirroring image but not mask.** Where a mask is needed beyond the edge, it must be mirrored by the same indices. Lesson 13 comes back to this.
+# - **Mirroring image but not mask.** Where a mask is needed beyond the edge, it must be mirrored by the same indices. Lesson [13](13_training_on_few_images.ipynb) comes back to this.
 #
 # ## Summary
 #

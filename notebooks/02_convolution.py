@@ -27,7 +27,7 @@
 #
 # Section 2 of the paper describes every level of the network in half a sentence: two 3x3 convolutions, *unpadded*, each followed
 # by a ReLU. Eighteen of the network's 23 convolutions are of this kind, and they take nearly all of its time. This lesson is about
-# one of them, forward. Its backward pass is lesson 03.
+# one of them, forward. Its backward pass is lesson [03](03_convolution_backward.ipynb).
 
 # %% tags=["setup"]
 from time import perf_counter
@@ -304,4 +304,4 @@ predicted(guess, round(float(ones[0, 0, 0, 0]), 2), "The zeros seep in, and the 
 #
 # **In the code**: [tinyunet/ops/conv.py](../tinyunet/ops/conv.py), and the rungs [loops.py](../tinyunet/rungs/loops.py),
 # [taps.py](../tinyunet/rungs/taps.py), [im2col.py](../tinyunet/rungs/im2col.py).
-# **In the paper**: section 2, and figure 1. **Next**: lesson 03 goes backward.
+# **In the paper**: section 2, and figure 1. **Next**: lesson [03](03_convolution_backward.ipynb) goes backward.

@@ -44,7 +44,7 @@ rng = begin("03")
 # %% [markdown]
 # ## One product
 #
-# From lesson 02, with pad = 0:
+# From lesson [02](02_convolution.ipynb), with pad = 0:
 #
 # $$y_{n,i,j,o} = b_o + \sum_{r,s,c} x_{n,\,i+r,\,j+s,\,c}\; w_{r,s,c,o}$$
 #
@@ -77,7 +77,7 @@ predicted(guess, (int(readers[0, 0]), int(readers[3, 4])), "With weights and dy 
 # %% [markdown]
 # ## Exercise 1: loops
 #
-# Take your loops of lesson 02, in which each step adds one product to y. Now each step sends its two reports back. As b is not needed, backward gets dy and what
+# Take your loops of lesson [02](02_convolution.ipynb), in which each step adds one product to y. Now each step sends its two reports back. As b is not needed, backward gets dy and what
 # forward remembers: x and w.
 
 # %% tags=["exercise"]
@@ -117,7 +117,7 @@ show(plot.conv_pixel_backward(dy, w, at=(0, 3, 4, 0)))
 show(plot.conv_pixel_backward(dy, w, at=(0, 0, 0, 0)))
 
 # %% [markdown]
-# **Predict.** In lesson 02 a single 1 in x gave a y that was the kernel *turned* by 180 degrees. Now dy has a single 1 in the middle, and again
+# **Predict.** In lesson [02](02_convolution.ipynb) a single 1 in x gave a y that was the kernel *turned* by 180 degrees. Now dy has a single 1 in the middle, and again
 #
 # $$w = \begin{pmatrix} 1 & 2 & 3 \\ 4 & 5 & 6 \\ 7 & 8 & 9 \end{pmatrix}$$
 #
@@ -169,7 +169,7 @@ show(figure, "Left the matrix W, 6 rows and 20 columns: each row holds the kerne
 # Read a row of W: these are the nine pixels that one output reads, with the kernel in its order, 1 to 9. Read a column, that is a row of the transpose, from left to right: these are the outputs
 # that read one pixel, and the numbers fall. There is the turned kernel.
 #
-# By the chain rule, as in lesson 01, dx = W^T dy: **the backward pass of a convolution by its input is the adjoint of the forward pass.** Nobody stores W, of course.
+# By the chain rule, as in lesson [01](01_mirror_padding.ipynb), dx = W^T dy: **the backward pass of a convolution by its input is the adjoint of the forward pass.** Nobody stores W, of course.
 #
 # **Predict.** The second convolution of the paper's first level makes 568 x 568 x 64 numbers out of 570 x 570 x 64. If somebody did store its W, zeros and all, in float32 (4 bytes): how many TiB (2^40 bytes)?
 
@@ -185,7 +185,7 @@ predicted(guess, entries * 4 / 2**40, f"Of its entries {100 * 568**2 * 64 * 9 * 
 # %% [markdown]
 # ## Exercise 2: taps
 #
-# Seven loops are slow. In lesson 02 nine products did it: tap (r, s) reads the slice `x[:, r : r+P, s : s+Q]` and adds `slice @ w[r, s]` to y. So per tap there is *one* product of matrices, and its two reports are
+# Seven loops are slow. In lesson [02](02_convolution.ipynb) nine products did it: tap (r, s) reads the slice `x[:, r : r+P, s : s+Q]` and adds `slice @ w[r, s]` to y. So per tap there is *one* product of matrices, and its two reports are
 #
 # $$d(\text{slice}) \mathrel{+}= dy \;@\; w_{r,s}^T \qquad\qquad dw_{r,s} = \text{slice}^T \;@\; dy$$
 #
@@ -392,7 +392,7 @@ show(figure, f"Relative error against the step. The difference falls to {min(cen
 # - **dw assigned where it should be added to**, so that the last image or the last pixel counts (a bug of this kind: LBANN/lbann, pull request 1022); or divided by N once more.
 # - **A test with dy = 1.** `y.sum()` as the loss makes every dy equal, and with equal dy nobody can tell a kernel from a turned one inside the image. Draw dy at random. (In TinyTorch, pull request 2053, wrong signs in a softmax backward passed all tests for this reason.)
 # - **Square images, C = O, one image** in the test: Maratyszcza/NNPACK issue 15 is a wrong kernel gradient that only other shapes show.
-# - **A forward pass that is wrong as well.** Every gradient check asks your own forward. If that turns the kernel, and backward knows of it, they agree. Forward needs a test of its own: lesson 02.
+# - **A forward pass that is wrong as well.** Every gradient check asks your own forward. If that turns the kernel, and backward knows of it, they agree. Forward needs a test of its own: lesson [02](02_convolution.ipynb).
 # - **Complex steps through `abs`, `max` or `.astype`.** They drop the imaginary part or compare complex numbers. Compare real parts.
 #
 # ## Summary
@@ -405,4 +405,4 @@ show(figure, f"Relative error against the step. The difference falls to {min(cen
 #
 # **In the code**: `conv2d_backward` in [tinyunet/ops/conv.py](../tinyunet/ops/conv.py); [loops.py](../tinyunet/rungs/loops.py), [taps.py](../tinyunet/rungs/taps.py) and
 # [im2col.py](../tinyunet/rungs/im2col.py) with `grad_x` and `grad_w`; the checks in [tinyunet/check.py](../tinyunet/check.py); the laws in [tinyunet/catalogue/conv.py](../tinyunet/catalogue/conv.py).
-# **In the paper**: section 3, its first sentences. It takes the gradients for granted. **Next**: lesson 04 puts a ReLU behind every convolution, and asks with which weights to begin.
+# **In the paper**: section 3, its first sentences. It takes the gradients for granted. **Next**: lesson [04](04_relu_and_initialisation.ipynb) puts a ReLU behind every convolution, and asks with which weights to begin.

@@ -23,7 +23,7 @@
 # - derive the standard deviation $\sqrt{2/N}$ of the first weights, and measure what happens with another one;
 # - find dead units, and say what killed them.
 #
-# **Before this**: lesson [02](02_convolution.ipynb), and lesson 03, convolution backward. **Time**: 75 minutes.
+# **Before this**: lesson [02](02_convolution.ipynb), and lesson [03](03_convolution_backward.ipynb), convolution backward. **Time**: 75 minutes.
 #
 # Section 2 of the paper puts a ReLU, a *rectified linear unit*, behind every 3x3 convolution. Section 3 says how the weights are drawn at
 # first: from a Gaussian with standard deviation $\sqrt{2/N}$, where N is how many numbers one output adds up; its example is a 3x3
@@ -119,7 +119,7 @@ print("the sum is the absolute value:", np.array_equal(dark_to_bright + bright_t
 # **NaN must stay NaN.** Something went wrong further up, and a ReLU that turns it into 0 hides the evidence. Comparisons with NaN are
 # all false: `x > 0` is, and `x <= 0` is too.
 #
-# **Complex numbers.** Lesson 12 tests derivatives by a trick: it adds a tiny imaginary part $ih$ and looks at where it comes out.
+# **Complex numbers.** Lesson [12](12_gradient_checks.ipynb) tests derivatives by a trick: it adds a tiny imaginary part $ih$ and looks at where it comes out.
 #
 # $$f(x + ih) \approx f(x) + ih\,f'(x) \quad\Rightarrow\quad f'(x) \approx \frac{\operatorname{Im} f(x + ih)}{h}$$
 #
@@ -174,7 +174,7 @@ check("04.relu", relu, relu_back)
 #
 # $$h_0 = x, \qquad h_k = \mathrm{relu}(h_{k-1}\, w_k), \qquad y = h_n$$
 #
-# Write forward and backward for any number of layers. Backward gives dx only. (Going back through $h\,w$ multiplies by $w^T$, `w.T`, as in lesson 03. If
+# Write forward and backward for any number of layers. Backward gives dx only. (Going back through $h\,w$ multiplies by $w^T$, `w.T`, as in lesson [03](03_convolution_backward.ipynb). If
 # exercise 1 is not done yet, `ops.relu_forward` and `ops.relu_backward` take its place.)
 
 # %% tags=["exercise"]
@@ -487,7 +487,7 @@ show(plot.dead_units(runs[0.03][0][1]))
 # or 0. And a unit that dies takes from those behind it: they get fewer inputs.
 #
 # What helps: a smaller learning rate; a warm-up, in which it grows to its
-# value (tinyunet's default, 20 steps, is our choice); batch norm (lesson 08), which moves every channel so that about half of it is positive again;
+# value (tinyunet's default, 20 steps, is our choice); batch norm (lesson [08](08_batch_norm_and_dropout.ipynb)), which moves every channel so that about half of it is positive again;
 # a ReLU that leaks. The authors' later Fiji plugin has one that passes a tenth of what is negative.
 #
 # Do not mistake zeros for death. At the start about half of all values behind a ReLU are 0. Which half, differs from pixel to pixel; that is the
@@ -518,4 +518,4 @@ show(plot.dead_units(runs[0.03][0][1]))
 # **In the code**: [tinyunet/ops/relu.py](../tinyunet/ops/relu.py), [tinyunet/init.py](../tinyunet/init.py), the layer in
 # [tinyunet/layers.py](../tinyunet/layers.py), [tinyunet/probe.py](../tinyunet/probe.py), and what a ReLU must keep in
 # [tinyunet/catalogue/relu.py](../tinyunet/catalogue/relu.py). **In the paper**: section 2 (the layers), section 3 (first weights, and the work of He and others
-# that it cites). **Next**: lesson 05 makes maps smaller.
+# that it cites). **Next**: lesson [05](05_max_pooling.ipynb) makes maps smaller.

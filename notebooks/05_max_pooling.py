@@ -117,7 +117,7 @@ for start in (570, 571, 572, 573, 588):
     print(story)
 
 # %% [markdown]
-# 572 is the paper's tile. The next one that fits is 16 = 2 x 2 x 2 x 2 further on. Lesson 07 has more about that.
+# 572 is the paper's tile. The next one that fits is 16 = 2 x 2 x 2 x 2 further on. Lesson [07](07_crop_and_concatenate.ipynb) has more about that.
 #
 # ## Exercise 1: forward
 #
@@ -160,7 +160,7 @@ dx = ops.max_pool_backward(np.full((1, 1, 1, 1), 7.0), ctx)
 predicted(guess, tuple(dx.ravel().tolist()), "The first of equal values has won. The sum of dx over a window is dy, ties or not.")
 
 # %% [markdown]
-# There are two ways to write this, and the difference returns in lesson 15 on the GPU.
+# There are two ways to write this, and the difference returns in lesson [15](15_cuda.ipynb) on the GPU.
 #
 # - **Scatter**: begin with zeros. Every *output* looks up its winner, and sends its dy there.
 # - **Gather**: every *input* pixel asks its window "was it me?", and takes dy or 0.
@@ -317,7 +317,7 @@ show(figure, f"An image, the same with its background cut off to 0, and for each
 # ## What pooling loses, and what it gives
 #
 # y says how large the largest pixel is, and no longer where it was. After four poolings, "somewhere within 16 x 16 pixels" is all that is known. That
-# is why the network has skips: they bring the positions back (lesson 07). In return, the maps get small and the
+# is why the network has skips: they bring the positions back (lesson [07](07_crop_and_concatenate.ipynb)). In return, the maps get small and the
 # layers below see far: one step down there is two steps up here.
 #
 # **Predict.** A line, one pixel wide and 1 bright, on black. It is halved three times by taking the *mean* of four. How bright is it then?
@@ -415,12 +415,12 @@ before, after = largest(images[0][:, :160]), largest(images[0][:, 2:162])
 print("shifted by 2, then pooled, is pooled, then shifted by 1:", np.array_equal(before[:, 1:], after[:, :-1]))
 
 # %% [markdown]
-# Lesson 14 lives on that: tiles whose places differ by a multiple of 16 see the same grid of windows.
+# Lesson [14](14_overlap_tile.ipynb) lives on that: tiles whose places differ by a multiple of 16 see the same grid of windows.
 #
 # ## A contrast: the mean of four
 #
 # Max-pooling picks; which pixel it picks, depends on x. Average-pooling is linear: y is x times a fixed matrix A, and going back is to multiply by its
-# transpose. As in lesson 03, the transpose, or *adjoint*, is known by this, for any x and dy:
+# transpose. As in lesson [03](03_convolution_backward.ipynb), the transpose, or *adjoint*, is known by this, for any x and dy:
 #
 # $$\langle A x,\; dy \rangle = \langle x,\; A^T dy \rangle$$
 #
@@ -475,4 +475,4 @@ print("<A x, dy> =", np.sum(mean_pool(u) * v), " <x, A' dy> =", np.sum(u * mean_
 #
 # **In the code**: [tinyunet/ops/pool.py](../tinyunet/ops/pool.py), what it must keep in [tinyunet/catalogue/pool.py](../tinyunet/catalogue/pool.py), and the
 # bugs of the registry in [tinyunet/bugs/layers.py](../tinyunet/bugs/layers.py). **In the paper**: section 2, the contracting path, and the sentence on even sizes at
-# its end; figure 1. **Next**: lesson 06 makes maps larger again.
+# its end; figure 1. **Next**: lesson [06](06_up_convolution.ipynb) makes maps larger again.

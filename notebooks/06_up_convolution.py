@@ -61,7 +61,7 @@ show(plot.maps({"x": x, "y": painted}, width=6))
 #
 # $$y_{n,\,2i+a,\,2j+d,\,o} = b_o + \sum_{c} x_{n,i,j,c}\; w_{a,d,o,c} \qquad a, d \in \{0, 1\}$$
 #
-# Look at the axes of w: O stands *before* C, the other way round than in lesson 02. The reason comes below. Here is one output pixel,
+# Look at the axes of w: O stands *before* C, the other way round than in lesson [02](02_convolution.ipynb). The reason comes below. Here is one output pixel,
 # with two channels: one input pixel, one tap of the kernel for each channel, and the bias.
 
 # %%
@@ -70,7 +70,7 @@ some_w = rng.integers(-2, 3, (2, 2, 3, 2)).astype(float)
 show(plot.upconv_pixel(some_x, some_w, np.array([1.0, 0, -1]), at=(0, 3, 4, 0)))
 
 # %% [markdown]
-# **Predict.** In lesson 02 a single pixel of value 1, convolved with a kernel, gave that kernel *turned by 180 degrees*. Now x is one
+# **Predict.** In lesson [02](02_convolution.ipynb) a single pixel of value 1, convolved with a kernel, gave that kernel *turned by 180 degrees*. Now x is one
 # pixel of value 1, and the kernel is
 #
 # $$w = \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}$$
@@ -130,7 +130,7 @@ check("06.paint", upconv)
 #
 # $$z_{n,i,j,c} = \sum_{a,d} \sum_{o} v_{n,\,2i+a,\,2j+d,\,o}\; w_{a,d,o,c}$$
 #
-# For this convolution O goes in and C comes out. That is why w has the shape (2, 2, O, C): it is laid out as lesson 02's weights are,
+# For this convolution O goes in and C comes out. That is why w has the shape (2, 2, O, C): it is laid out as lesson [02](02_convolution.ipynb)'s weights are,
 # *for the convolution*, and the up-convolution uses it backward. One array, two maps.
 #
 # ## Exercise 2: collect
@@ -155,7 +155,7 @@ right = np.sum(some_x * conv_stride2(v, some_w))
 print(f"<up(x), v> = {left:.12f}\n<x, conv(v)> = {right:.12f}")
 
 # %% [markdown]
-# The two numbers agree, for any x and v. Lesson 03 called two linear maps with this property *adjoint* to each other.
+# The two numbers agree, for any x and v. Lesson [03](03_convolution_backward.ipynb) called two linear maps with this property *adjoint* to each other.
 #
 # ## As matrices
 #
@@ -247,7 +247,7 @@ print(f"mean of its diagonal {np.diag(G).mean():.2f}, largest number beside it {
 print("rank of W W^T:", np.linalg.matrix_rank(W @ W.T), "of", len(W))
 
 # %% [markdown]
-# The diagonal is about 4, and not by chance: the weights have variance 2/C (lesson 04), each number is a sum of 4 O squares, and O = C/2.
+# The diagonal is about 4, and not by chance: the weights have variance 2/C (lesson [04](04_relu_and_initialisation.ipynb)), each number is a sum of 4 O squares, and O = C/2.
 #
 # The other order on a real image. We take the kernel with four weights 1/2, the best possible case: its squares add up to 1, so WᵀW = I
 # exactly.
@@ -267,11 +267,11 @@ print(f"collect, then paint: {100 * ((image - back)**2).sum() / (image**2).sum()
 
 # %% [markdown]
 # What is lost is the fine detail: grain, edges, everything that differs inside a block. No up-convolution can bring it back, whatever its
-# weights: it is not in the small map. A U-Net gets the detail from elsewhere, through its skips, and that is lesson 07.
+# weights: it is not in the small map. A U-Net gets the detail from elsewhere, through its skips, and that is lesson [07](07_crop_and_concatenate.ipynb).
 #
 # ## Backward
 #
-# By lesson 03, the backward pass of a linear map is its transpose. The transpose of W is S. So the gradient of x needs no new idea:
+# By lesson [03](03_convolution_backward.ipynb), the backward pass of a linear map is its transpose. The transpose of W is S. So the gradient of x needs no new idea:
 #
 # $$dx_{n,i,j,c} = \sum_{a,d,o} dy_{n,\,2i+a,\,2j+d,\,o}\; w_{a,d,o,c}$$
 #
@@ -426,7 +426,7 @@ show(plot.maps(shown, channels=4, width=7.5))
 
 # %% [markdown]
 # So untrained up-convolutions make a strong pattern although their cover is even. Does it matter to a U-Net? Behind the up-convolution come
-# two 3x3 convolutions, which can smooth it, and training can make the taps agree. We look at three small networks (with batch norm, lesson 08),
+# two 3x3 convolutions, which can smooth it, and training can make the taps agree. We look at three small networks (with batch norm, lesson [08](08_batch_norm_and_dropout.ipynb)),
 # each drawn anew, before and after 60 steps on six images.
 
 # %%

@@ -425,7 +425,7 @@ y = y.clip(-1, 1)
 show(plot.maps({"from below": y[..., :8], "through the skip": y[..., 8:]}, channels=5))
 
 # %% [markdown]
-# From below comes what has seen a wide surrounding, and every 2 x 2 block of it was painted by a single pixel (the pattern is that of lesson 06).
+# From below comes what has seen a wide surrounding, and every 2 x 2 block of it was painted by a single pixel (the pattern is that of lesson [06](06_up_convolution.ipynb)).
 # Through the skip comes what is sharp to the pixel, and has seen 5 x 5 pixels of the image. The two convolutions behind the concatenation combine
 # them.
 #
@@ -506,7 +506,7 @@ with tu.bugs.plant("skip_gets_no_gradient"):
 #
 # - **Any size goes in.** It does not: an odd map at some pooling, and the concatenation fails, or worse, a row is dropped silently
 #   (milesial/Pytorch-UNet issues 17 and 32, qubvel-org/segmentation_models.pytorch issue 57). Check the size before the first convolution, and say
-#   which sizes fit. tinyunet's `predict` takes any size: it mirrors and tiles (lesson 14).
+#   which sizes fit. tinyunet's `predict` takes any size: it mirrors and tiles (lesson [14](14_overlap_tile.ipynb)).
 # - **No gradient through the skip.** jakeret/tf_unet issue 7. The network learns all the same.
 # - **Rows and columns exchanged, or an odd difference.** Right for square images, and for no others (hayashimasa/UNet-PyTorch issue 3).
 # - **`skip[:, k:-k, k:-k]`.** For k = 0 it is empty: a network with valid convolutions works, the same code with "same" padding does not

@@ -25,7 +25,7 @@
 #
 # **Before this**: lessons [03](03_convolution_backward.ipynb) and [04](04_relu_and_initialisation.ipynb). **Time**: 90 minutes.
 #
-# Section 3 of the paper wants the initial weights to be such that every feature map has about unit variance. Lesson 04 did that. But
+# Section 3 of the paper wants the initial weights to be such that every feature map has about unit variance. Lesson [04](04_relu_and_initialisation.ipynb) did that. But
 # it is a promise about the first step only: then the weights move. *Batch norm* (Ioffe and Szegedy, 2015) keeps the promise in every
 # step, by computation. **The paper's network has no batch norm.** Most programs that call themselves U-Net do, so you have to know
 # it; in tinyunet it is an option, `norm="batch"`.
@@ -51,7 +51,7 @@ rng = begin("08")
 # ## How large are activations?
 #
 # Two networks with the same weights, as they were drawn; one of them with batch norm. A dash is a channel, and tells how much it varies, over
-# two images and all their pixels. The images were normalised as in lesson 00, and then somebody forgot to do it: the second row has
+# two images and all their pixels. The images were normalised as in lesson [00](00_images_and_masks.ipynb), and then somebody forgot to do it: the second row has
 # images with grey values of 0 to 255.
 
 # %%

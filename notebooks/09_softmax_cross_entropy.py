@@ -332,7 +332,7 @@ predicted(guess, float(grid[balanced.argmin()].round(3)), "Half of the weight li
 # The other side of it: a network that was trained so says "cell" too often, and outlines lie further out. Weights are a choice. They
 # multiply the loss of a pixel, never its logits, and E is not divided by their sum, so E is linear in w: double all the weights, and
 # E doubles. (PyTorch's weighted mean does divide by them. Both are sound; they want different learning rates.) The second part of w,
-# for the gaps between cells, is lesson 10.
+# for the gaps between cells, is lesson [10](10_weight_map.ipynb).
 #
 # ## Softmax twice
 #

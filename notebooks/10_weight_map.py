@@ -25,10 +25,10 @@
 # - open a gap between cells that touch, and balance classes;
 # - read an ablation with several seeds, and say what it does not show.
 #
-# **Before this**: lesson [00](00_images_and_masks.ipynb) (instances, SEG) and lesson 09 (the loss, with a weight for every pixel).
+# **Before this**: lesson [00](00_images_and_masks.ipynb) (instances, SEG) and lesson [09](09_softmax_cross_entropy.ipynb) (the loss, with a weight for every pixel).
 # **Time**: 90 minutes.
 #
-# Section 3 of the paper names the problem: cells of one class that touch. The loss of lesson 09 counts every pixel alike, and the few pixels
+# Section 3 of the paper names the problem: cells of one class that touch. The loss of lesson [09](09_softmax_cross_entropy.ipynb) counts every pixel alike, and the few pixels
 # between two cells hardly matter to it. The paper's answer is a weight for every pixel, computed once from the annotation:
 #
 # $$w(\mathbf x) = w_c(\mathbf x) + w_0 \exp\left(-\frac{(d_1(\mathbf x) + d_2(\mathbf x))^2}{2\sigma^2}\right) \qquad \text{(eq. 2)}$$
@@ -347,8 +347,8 @@ show(figure, f"An image with {one.instances.max()} cells, in colours. Without th
 #
 # - **no border term**: $w = w_c$; **no weight map**: $w = 1$;
 # - **no skips**: the skip's half of every concatenation is set to 0, forward and backward, so that all shapes and first weights stay;
-# - **zeros for mirror**: beyond the image the network sees 0, in training and in prediction (lesson 01);
-# - **same for valid**: every convolution pads with zeros, and the input tile is no larger than its output (lessons 02 and 07).
+# - **zeros for mirror**: beyond the image the network sees 0, in training and in prediction (lesson [01](01_mirror_padding.ipynb));
+# - **same for valid**: every convolution pads with zeros, and the input tile is no larger than its output (lessons [02](02_convolution.ipynb) and [07](07_crop_and_concatenate.ipynb)).
 #
 # On held-out images it measures IoU, SEG, IoU in a strip of 16 pixels along the edge of the image, and **neighbours told apart**: of all pairs of cells
 # that touch, the share that became two objects. All gaps were opened in the training labels of every variant.
@@ -417,5 +417,5 @@ print(f"seeds with which the border term *lowers* SEG: {worse or 'none'}")
 # - A part is worth what is lost without it: an ablation, over several seeds, with intervals, settings chosen before. "No difference seen" is a result.
 #
 # **In the code**: [tinyunet/data/weight_map.py](../tinyunet/data/weight_map.py), [tinyunet/plot/ablation.py](../tinyunet/plot/ablation.py),
-# [benchmarks/ablation.py](../benchmarks/ablation.py). **In the paper**: section 3, equation 2; figure 3 shows such a map. **Next**: lesson 11 puts all
+# [benchmarks/ablation.py](../benchmarks/ablation.py). **In the paper**: section 3, equation 2; figure 3 shows such a map. **Next**: lesson [11](11_the_whole_network.ipynb) puts all
 # parts together, the whole network forward and backward.

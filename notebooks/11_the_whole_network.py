@@ -138,7 +138,7 @@ print(f"net.head                {model.head.name}")
 # | `block`, `pool`, `bottom`, `upconv`, `head` | `y = part.forward(x)` | `dx = part.backward(dy)` |
 # | `concat` | `y = concat.forward(up, skip)` | `dup, dskip = concat.backward(dy)` |
 #
-# `concat` crops the skip by itself, as in lesson 07.
+# `concat` crops the skip by itself, as in lesson [07](07_crop_and_concatenate.ipynb).
 #
 # ## Exercise 2: forward
 #
@@ -517,7 +517,7 @@ predicted(guess, round(sum(kinds.values())), "With weights, their gradients, one
 #   more learning (jakeret/tf_unet issue 191, zhixuhao/unet issue 148).
 # - **The receptive field as one number.** dlmbl/unet's course code computes 22, 64, 164, 396 for one to four poolings; it is
 #   18, 44, 92 or 100, 188 or 204.
-# - **Out of memory** (jakeret/tf_unet issue 104). For training take smaller tiles; for predicting, lesson 14.
+# - **Out of memory** (jakeret/tf_unet issue 104). For training take smaller tiles; for predicting, lesson [14](14_overlap_tile.ipynb).
 #
 # ## Summary
 #

@@ -156,7 +156,7 @@ show(figure, "Relative error of a slope against the step e. " + "; ".join(f"{nam
 
 # %% [markdown]
 # Read it from the right, where the step is large. Along the dotted lines theory rules, until rounding takes over and the curve climbs again. One-sided differences lose half of the digits. **float32 leaves five digits at best**,
-# and at the step that suits float64 none: gradient checks are done in float64. The complex step of lesson 03 begins along e squared as well, but it subtracts nothing: no rounding brings it up again, and any tiny step will do.
+# and at the step that suits float64 none: gradient checks are done in float64. The complex step of lesson [03](03_convolution_backward.ipynb) begins along e squared as well, but it subtracts nothing: no rounding brings it up again, and any tiny step will do.
 #
 # ## Exercise 1: the whole gradient
 #
@@ -421,7 +421,7 @@ show(figure, f"Above, the gap of the whole network against the step: {gaps[0]:.0
 #
 # ## Exercise 4: an adjoint check for layers
 #
-# In lesson 01 you were given x and dy. Now your check draws them. And a layer may have a bias, so it is y = A x + b, which is not linear. A alone is what remains if the answer to x = 0 is taken off. Return
+# In lesson [01](01_mirror_padding.ipynb) you were given x and dy. Now your check draws them. And a layer may have a bias, so it is y = A x + b, which is not linear. A alone is what remains if the answer to x = 0 is taken off. Return
 #
 # $$\text{gap} = \frac{|\langle A x, dy \rangle - \langle x, dx \rangle|}{\sum |A x \cdot dy| + \sum |x \cdot dx|}$$
 

@@ -175,7 +175,7 @@ predicted(guess, sorted(set(between.tolist()) - {0, 2})[0], f"{between.tolist()}
 # %% [markdown]
 # ## Exercise 2: warp
 #
-# Read all three at the places (i + bend[0, i, j], j + bend[1, i, j]): image and weights by linear interpolation, labels from the nearest pixel. Beyond the edge they go on as in a mirror that does not repeat the edge pixel (lesson 01), as the network sees it when it predicts.
+# Read all three at the places (i + bend[0, i, j], j + bend[1, i, j]): image and weights by linear interpolation, labels from the nearest pixel. Beyond the edge they go on as in a mirror that does not repeat the edge pixel (lesson [01](01_mirror_padding.ipynb)), as the network sees it when it predicts.
 #
 # `map_coordinates(plane, at, order=1, mode=...)` of SciPy reads a plane (H, W) at places `at` (2, H, W), linearly for order 1 and from the nearest pixel for order 0. Mind the mode: what NumPy calls "reflect" SciPy calls "mirror", and what SciPy calls "reflect" repeats the edge pixel. `np.indices((H, W))` gives all
 # (i, j).
@@ -412,7 +412,7 @@ told("IoU on other images, augmented less as they are", *interval(overlap["augme
 # A loss is one number. While a network learns, each layer has its own to tell. Here is one run (one, for looking, not for proof) as in the paper, with momentum 0.99, at two learning rates. Three things are written down:
 #
 # - the **update ratio** of each layer's weights, |change| / |weights| of one step. About 1e-3 is a good pace; 1e-2 is wild, 1e-5 is standing still. This is a rule of thumb and not the paper's;
-# - **dead units** (lesson 04): the share of channels whose ReLU is 0 at every pixel of some fixed images;
+# - **dead units** (lesson [04](04_relu_and_initialisation.ipynb)): the share of channels whose ReLU is 0 at every pixel of some fixed images;
 # - the **norm of the gradient** at each layer.
 #
 # **Predict.** The rates are 0.002 and 0.01. At which of the two are there more dead units in the end?

@@ -53,7 +53,7 @@ def cut(x, top, bottom, left, right):
     return x[np.ix_(mirror_index(top, bottom, x.shape[0]), mirror_index(left, right, x.shape[1]))][None]
 
 # %% [markdown]
-# The function `cut` above takes a piece out of an image, and mirrors what lies outside (lesson 01). Next we need a network
+# The function `cut` above takes a piece out of an image, and mirrors what lies outside (lesson [01](01_mirror_padding.ipynb)). Next we need a network
 # worth tiling, of depth 3, trained for a few seconds. (Its batch norm is not the paper's; it makes the few steps count, and
 # will give us trouble later on.) Then one pass over a whole image, to which everything below is compared: the image, as much
 # mirror around it as the network cuts off, forward.
@@ -110,7 +110,7 @@ predicted(guess, agree, "Three poolings make cells of 2^3 = 8 pixels. What is le
 # %% [markdown]
 # So here is the condition. **Tiles must lie a multiple of 2^depth pixels apart.** For the paper's network, 16.
 #
-# Now the outputs. An input of 2^d a + 4 (2^d - 1) pixels gives (lesson 07)
+# Now the outputs. An input of 2^d a + 4 (2^d - 1) pixels gives (lesson [07](07_crop_and_concatenate.ipynb))
 #
 # $$2^d\,(a - 8) + 4$$
 #

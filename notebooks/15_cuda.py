@@ -48,7 +48,7 @@ print(why_not_here() or "Kernels can be run here.")
 # ## A kernel is what one thread does
 #
 # A *kernel* is a function that very many threads run at once. Each has its own number and uses it to find its share of the work.
-# Below is the max-pooling of lesson 05, forward. One thread computes one value of y.
+# Below is the max-pooling of lesson [05](05_max_pooling.ipynb), forward. One thread computes one value of y.
 #
 # - `extern "C" __global__ void` marks a kernel. It returns nothing; it writes into the arrays that it was given.
 # - `const float *x` is where the array x begins. A kernel knows no shapes: `x[k]` is the k-th number, all axes flat. For an image
@@ -366,7 +366,7 @@ if here:
 #
 # ## The ladder
 #
-# You know enough now to read [kernels/conv3x3](../kernels/README.md). Each file is the convolution of lesson 02, one idea better
+# You know enough now to read [kernels/conv3x3](../kernels/README.md). Each file is the convolution of lesson [02](02_convolution.ipynb), one idea better
 # than the file before. Loads for one multiply-add, counted by the emulator (taken from that page, for 1 x 10 x 18 x 16 values and
 # 128 output channels):
 #
@@ -418,4 +418,4 @@ if here:
 # [03_halo_tile.cu](../kernels/conv3x3/03_halo_tile.cu), then [06_pipelined.cu](../kernels/conv3x3/06_pipelined.cu) and
 # [08_mma_tf32_pipe.cu](../kernels/conv3x3/08_mma_tf32_pipe.cu); the emulator, [tinyunet/cuda/emulator](../tinyunet/cuda/emulator/__init__.py).
 # `tinyunet check --device emulator` holds every kernel to the project's laws without a GPU, and `--device cuda` does so on one, through
-# CuPy. **In the paper**: the abstract and section 4, for the time on a GPU. **Next**: lesson 16, which makes NumPy fast.
+# CuPy. **In the paper**: the abstract and section 4, for the time on a GPU. **Next**: lesson [16](16_fast_numpy.ipynb), which makes NumPy fast.

@@ -27,7 +27,7 @@
 #
 # The paper's abstract says that a 512 x 512 image takes less than a second on a GPU of 2015, and section 4 that training took ten
 # hours. Nothing is said of computers without a GPU. The network of figure 1 needs 150 billion multiply-adds for one tile; with the
-# loops of lesson 02 that is many hours. This lesson is about the distance from there to a few seconds, in NumPy alone. None of its
+# loops of lesson [02](02_convolution.ipynb) that is many hours. This lesson is about the distance from there to a few seconds, in NumPy alone. None of its
 # methods is in the paper.
 #
 # Every time below was measured on the computer on which this notebook was last run, several times over; yours will differ. Compare
@@ -112,7 +112,7 @@ predicted(guess, (operations / (4 * (64 + 64)), operations / (4 * (64 + 64 + 2 *
 # %% [markdown]
 # ## Order three codes by time
 #
-# Three convolutions of lesson 02 do the same multiplications: *taps* adds up nine shifted products, *im2col* makes all columns of the
+# Three convolutions of lesson [02](02_convolution.ipynb) do the same multiplications: *taps* adds up nine shifted products, *im2col* makes all columns of the
 # image and one product, *strips* makes columns of a few rows at a time, multiplies, and goes on to the next few.
 #
 # **Predict.** A map of 254 x 254 pixels, 16 channels in and 16 out, one core. Which of them is the fastest, which the slowest?
@@ -355,14 +355,14 @@ check("16.forward", winograd_forward)
 # How does one get the gradient of such a trick? One does not go back to the formula of the convolution, and one needs no new trick.
 #
 # y is linear in x. Each step of exercise 3 is linear, too, and the gradient of a linear step is its transpose: if y = M z, then dz = M^T dy, whatever M is
-# (lessons 01 and 03). Several steps one after another are a product of matrices, and
+# (lessons [01](01_mirror_padding.ipynb) and [03](03_convolution_backward.ipynb)). Several steps one after another are a product of matrices, and
 #
 # $$(M_4 M_3 M_2 M_1)^T = M_1^T M_2^T M_3^T M_4^T$$
 #
 # So: **take the steps in reverse order, each transposed**. The last one, for example, is y = A^T m, and so dm = A dy. Nobody inverts anything, and
 # there are as many multiplications as forward: backprop through a fast algorithm is as fast as the algorithm.
 #
-# What is the transpose of cutting tiles out? Cutting copies some pixels into two tiles. Think of mirror padding in lesson 01, which copies pixels too.
+# What is the transpose of cutting tiles out? Cutting copies some pixels into two tiles. Think of mirror padding in lesson [01](01_mirror_padding.ipynb), which copies pixels too.
 #
 # **Predict.** A row of W = 10 pixels, with w = 1, 1, 1 and dy = 1 everywhere: dx counts how many outputs read each pixel. In how many *tiles* does each
 # of the ten pixels lie? (T is 4.)
@@ -403,7 +403,7 @@ check("16.backward", winograd_grad_x)
 
 # %% [markdown]
 # The gradient of w is the same story: y is linear in w as well, so $dw = G^T\,[\,(B^T d) * (A\,dy)\,]$, summed over tiles. That is how tinyunet computes it. For dx
-# there is a second road, from lesson 03: dx is a convolution of dy with the turned kernel, and that can be Winograd's, forward. tinyunet takes this one, because tiles of
+# there is a second road, from lesson [03](03_convolution_backward.ipynb): dx is a convolution of dy with the turned kernel, and that can be Winograd's, forward. tinyunet takes this one, because tiles of
 # dx overlap and would have to be added up, and tiles of an output do not.
 #
 # ## Two dimensions: F(4x4, 3x3)

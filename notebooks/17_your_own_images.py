@@ -22,7 +22,7 @@
 # - choose a measure that answers your question, and give it with an interval;
 # - say what a published number was measured on, and what yours may be compared with.
 #
-# **Before this**: lesson [00](00_images_and_masks.ipynb), and lessons 10, 13 and 14 for weight map, training and tiles. **Time**: 120 minutes.
+# **Before this**: lesson [00](00_images_and_masks.ipynb), and lessons [10](10_weight_map.ipynb), [13](13_training_on_few_images.ipynb) and [14](14_overlap_tile.ipynb) for weight map, training and tiles. **Time**: 120 minutes.
 #
 # Section 4 of the paper reports three data sets. On the first, ISBI 2012, the test labels are secret and the organisers computed the numbers; on the other
 # two, PhC-U373 and DIC-HeLa, the number is an average over annotated cells. Whoever trains on images of their own is student and organiser at once, and
@@ -156,7 +156,7 @@ show(plot.overlay(data[0].image, data[0].instances, title=f"{data[0].name}: do t
 #
 # Three choices, made from your cells and your computer.
 #
-# - **Depth**: an output pixel should see a whole cell. Its view is the receptive field, which lesson 11 computes.
+# - **Depth**: an output pixel should see a whole cell. Its view is the receptive field, which lesson [11](11_the_whole_network.ipynb) computes.
 # - **Base**, the channels of the first level: the paper has 64. Work and memory grow about with its square. Begin small.
 # - **Tile**: as large as memory allows; the paper prefers one large tile to a batch of small ones (section 3).
 
@@ -286,7 +286,7 @@ print("validation:", *sorted({dish_of(s.name) for s in val}))
 # %% [markdown]
 # ## 5. Train
 #
-# The loop of lesson 13. `out` makes a folder with the best network, the last one, and a log. "Best" is by the validation images, so their score is
+# The loop of lesson [13](13_training_on_few_images.ipynb). `out` makes a folder with the best network, the last one, and a log. "Best" is by the validation images, so their score is
 # a little too good from here on.
 
 # %%
@@ -325,7 +325,7 @@ show(plot.results(rows))
 
 # %% [markdown]
 # Read the last column by kind of error, since each has its own cure: cells *missed* (more such cells in training, contrast), cells *invented*
-# (images without cells in training), cells *merged* (weight map, instance masks, lesson 10), outlines that are all *too wide* (threshold, see below; or the annotator's
+# (images without cells in training), cells *merged* (weight map, instance masks, lesson [10](10_weight_map.ipynb)), outlines that are all *too wide* (threshold, see below; or the annotator's
 # taste).
 #
 # ## 7. Which IoU?
@@ -462,7 +462,7 @@ show(plot.errors(em.image, broken, em.labels, title="the hole that costs a few p
 # %% [markdown]
 # ## 9. The threshold
 #
-# A pixel is a cell if its probability exceeds t. Why 0.5? The loss was weighted (lesson 10), so probabilities lean towards rare classes, and 0.5 is no
+# A pixel is a cell if its probability exceeds t. Why 0.5? The loss was weighted (lesson [10](10_weight_map.ipynb)), so probabilities lean towards rare classes, and 0.5 is no
 # longer natural. t is a setting like others. **Settings are chosen on validation images.**
 #
 # Now the test images are opened. All settings are final from here on, except the one with which we show how not to do it.
@@ -570,7 +570,7 @@ not known     other microscopes, other cell lines, other seeds; whether a second
 # ## 12. A large image, and the file that holds everything
 #
 # Test images were small. Yours may be 20,000 pixels wide. `predict` cuts them into tiles that fit into `max_mem` and overlap as figure 2 of the paper has it.
-# With tiles placed on the grid of the poolings the result does not depend on them (lesson 14):
+# With tiles placed on the grid of the poolings the result does not depend on them (lesson [14](14_overlap_tile.ipynb)):
 
 # %%
 large = tu.synthetic("phase", 1, (420, 610), rng)[0]

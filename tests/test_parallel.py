@@ -168,6 +168,19 @@ def test_without_threadpoolctl_jobs_run_on_the_caller(monkeypatch):
     monkeypatch.delattr(parallel._local, "blas", raising=False)
 
 
+def test_where_no_thread_starts_jobs_run_on_the_caller(blas, monkeypatch):
+    """In a browser threads exist by name only: several are asked for, none starts, and all jobs are done all the same."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(parallel, "_state", parallel._State())  # without the threads that other tests have started
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with threads(3):
+        assert each(lambda i: (i, threading.get_ident()), range(5)) == [(i, threading.get_ident()) for i in range(5)]
+        assert each(lambda i: i, range(5)) == list(range(5))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own(blas):

@@ -49,8 +49,8 @@ def confusion_matrix(prediction: Array, labels: Array, classes: int) -> Array:
     _check_classes(prediction, "prediction", 0, classes)
     _check_classes(labels, "labels", IGNORE, classes)
     known = labels != IGNORE
-    pairs = labels[known].astype(np.int64) * classes + prediction[known].astype(np.int64)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    pairs = labels[known].astype(np.intp) * classes + prediction[known].astype(np.intp)  # NumPy indexes with this, 32 bits or 64
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64, copy=False)
 
 
 def iou(confusion: Array) -> Array:

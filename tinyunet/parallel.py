@@ -8,7 +8,7 @@ NumPy lets go of Python's lock while it computes, so threads are enough to use a
 - The caller works too. A job that itself asks for jobs therefore never waits for a thread that is not there.
 
 BLAS is held by threadpoolctl. Where that is not installed, jobs run one after another on the calling thread: matrix products
-still use all cores, in BLAS, and everything between them uses one.
+still use all cores, in BLAS, and everything between them uses one. So they do where no thread can be started, as in a browser.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _State:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.pools: dict[int, ThreadPoolExecutor] = {}  # by number of threads
+        self.pools: dict[int, ThreadPoolExecutor | None] = {}  # by number of threads; None where none can be started
         self.running = 0  # calls of `each` that hold BLAS now
         self.held: Any = None  # what gives BLAS its threads back
 
@@ -123,8 +123,7 @@ def each(job: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     with _blas_on_one_thread() as alone:
         helpers = min(count(), len(todo)) - 1 if alone else 0
         futures: list[Future[None]] = []
-        if helpers > 0:
-            pool = _pool(helpers)
+        if helpers > 0 and (pool := _pool(helpers)) is not None:
             # A copy of the context each, so that np.errstate and the like hold inside the jobs too.
             futures = [pool.submit(copy_context().run, work) for _ in range(helpers)]
         try:
@@ -137,11 +136,20 @@ def each(job: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     return results
 
 
-def _pool(helpers: int) -> ThreadPoolExecutor:
+def _pool(helpers: int) -> ThreadPoolExecutor | None:
     with _state.lock:
         if helpers not in _state.pools:
-            _state.pools[helpers] = ThreadPoolExecutor(helpers, "tinyunet")
+            _state.pools[helpers] = ThreadPoolExecutor(helpers, "tinyunet") if _threads_start() else None
         return _state.pools[helpers]
+
+
+def _threads_start() -> bool:
+    """Whether this system has threads: Python in a browser imports all that belongs to them, and refuses at the start of one."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _blas() -> Any:

@@ -1,7 +1,10 @@
 """`tinyunet course`: notebooks for students, a release for teachers, a list, and refusals."""
 
 import json
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +12,8 @@ from typer.testing import CliRunner
 from tinyunet.cli import course
 from tinyunet.cli.app import app
 from tinyunet.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -28,6 +33,15 @@ def test_the_list_has_every_lesson(run):
     text = run("list")
     assert "Images, masks and a first segmentation" in text
     assert "02" in text
+
+
+def test_the_list_needs_no_library_of_the_course():
+    """A plain installation has neither jupytext nor nbformat: a fresh Python that refuses them lists all the same."""
+    code = "import sys; sys.modules.update(jupytext=None, nbformat=None, nbclient=None); from tinyunet.cli import main; main()"
+    command = [sys.executable, "-c", code, "course", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Your own images, start to finish" in done.stdout
 
 
 def test_start_copies_and_keeps_work(run, tmp_path):

@@ -199,7 +199,12 @@ def test_links_of_the_readme_resolve():
 
 HEADER = """# ---
 # jupyter:
-#   tinyunet: {title: A, minutes: 5, goals: [x], prerequisites: []}
+#   tinyunet:
+#     title: A
+#     minutes: 5
+#     prerequisites: []
+#     goals:
+#     - x
 # ---
 
 # %% tags=["setup"]
@@ -277,9 +282,17 @@ def test_a_source_that_breaks_the_rules_is_refused(tmp_path, body, says):
 def test_a_header_without_goals_is_refused(tmp_path):
     """The missing keys are named."""
     path = tmp_path / "99_test.py"
-    path.write_text("# ---\n# jupyter:\n#   tinyunet: {title: A}\n# ---\n\n# %%\n1\n", encoding="utf-8")
+    path.write_text("# ---\n# jupyter:\n#   tinyunet:\n#     title: A\n# ---\n\n# %%\n1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^99_test.py: its header lacks minutes, goals, prerequisites, under"):
         editions.read(path)
+
+
+def test_the_header_is_read_as_yaml_reads_it(lesson):
+    """Our reader of these few lines, and jupytext's of YAML, find the same."""
+    said = editions._library("jupytext").read(editions.folder() / f"{lesson.name}.py").metadata["tinyunet"]
+    assert {**said, "goals": tuple(said["goals"]), "prerequisites": tuple(said["prerequisites"])} == {
+        key: getattr(lesson, key) for key in ("title", "minutes", "goals", "prerequisites")
+    }
 
 
 def test_a_cell_that_fails_is_named(tmp_path):
@@ -287,6 +300,16 @@ def test_a_cell_that_fails_is_named(tmp_path):
     lesson = write(tmp_path, GOOD)
     with pytest.raises(editions.LessonError, match="name 'begin' is not defined"):
         editions.execute(lesson.source)
+
+
+def test_outputs_do_not_depend_on_how_the_kernel_cuts_them():
+    """Neighbouring pieces of one stream are one; another stream, or a picture, ends it."""
+    nbformat = editions._library("nbformat")
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text)
+               for name, text in (("stdout", "a\n"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d"))]  # fmt: skip
+    words = nbformat.v4.new_output("display_data", {"text/plain": "words"})
+    tidy = editions._tidied([*outputs, words, outputs[0].copy()])
+    assert [output.get("text", "") for output in tidy] == ["a\nb", "c", "d", "", "a\n"]
 
 
 def test_copies_leave_work_alone(tmp_path):

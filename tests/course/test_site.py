@@ -5,11 +5,13 @@ import hashlib
 import json
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -132,6 +134,59 @@ def is_installed():
     return all(map(find_spec, site.NEEDS))
 
 
+def test_the_first_cell_is_one_that_the_browser_understands(tmp_path):
+    """The magic stands alone on its line: the browser's %pip takes every word after it, a comment's too, for a package."""
+    nbformat = pytest.importorskip("nbformat", reason="nbformat, of the extra `course`, is not installed")
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), path)
+    site._for_browser(path)
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].source.splitlines()[-1] == "%pip install -q tinyunet"
+    assert notebook.metadata.kernelspec.name == "python"  # the browser's only kernel: with another name it asks which to take
+
+
+def test_an_installed_package_is_packed(tmp_path):
+    """The kernel's `comm`, which Pyodide has not: its modules, its metadata, nothing compiled."""
+    pytest.importorskip("comm", reason="comm, which ipykernel of the extra `course` brings, is not installed")
+    path = site.wheel_of("comm", tmp_path)
+    assert path.name == f"comm-{distribution('comm').version}-py3-none-any.whl"
+    with zipfile.ZipFile(path) as archive:
+        assert {"comm/__init__.py", "comm/base_comm.py"} <= set(archive.namelist())
+        assert not [name for name in archive.namelist() if name.endswith(".pyc") or name.startswith("..")]
+
+
+def make_release(folder):
+    """A folder like Pyodide's release."""
+    folder.mkdir()
+    for name in ("pyodide.mjs", "numpy-2.0-cp314-cp314-pyemscripten_2026_0_wasm32.whl"):
+        (folder / name).touch()
+    return folder
+
+
+def test_a_release_of_pyodide_is_put_on_the_site(tmp_path):
+    """From its folder, and from its archive."""
+    release = make_release(tmp_path / "pyodide")
+    with tarfile.open(tmp_path / "release.tar.bz2", "w:bz2") as archive:
+        archive.add(release, "pyodide")
+    for i, given in enumerate((release, tmp_path / "release.tar.bz2")):
+        put = tmp_path / str(i) / "static" / "pyodide"
+        site._add_pyodide(given, put)
+        assert {path.name for path in put.iterdir()} == {path.name for path in release.iterdir()}
+
+
+def test_the_core_of_pyodide_alone_is_refused(tmp_path, monkeypatch):
+    """npm's package lacks NumPy; and a file that is no archive has nothing. The error names the file that is wanted."""
+    constants = SimpleNamespace(PYODIDE_VERSION="9.9.9")
+    monkeypatch.setitem(sys.modules, "jupyterlite_pyodide_kernel", SimpleNamespace(constants=constants))
+    monkeypatch.setitem(sys.modules, "jupyterlite_pyodide_kernel.constants", constants)
+    core, text = make_release(tmp_path / "core"), tmp_path / "a.txt"
+    next(core.glob("numpy-*")).unlink()
+    text.write_text("no archive", encoding="utf-8")
+    for i, given in enumerate((core, text, tmp_path / "nowhere")):
+        with pytest.raises(ConfigError, match=r"is no full release of Pyodide.*Give pyodide-9\.9\.9\.tar\.bz2"):
+            site._add_pyodide(given, tmp_path / f"site{i}")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed(), reason="tinyunet, or JupyterLite of the extra `site`, is not installed")
 def test_a_site_is_built(tmp_path):
@@ -141,4 +196,4 @@ def test_a_site_is_built(tmp_path):
     text = json.dumps(notebook)
     assert "SOLUTION" not in text
     assert "%pip install -q tinyunet" in "".join(notebook["cells"][0]["source"])
-    assert "tinyunet" in json.loads((out / "pypi" / "all.json").read_text(encoding="utf-8"))
+    assert json.loads((out / "pypi" / "all.json").read_text(encoding="utf-8")).keys() >= {"tinyunet", "comm"}

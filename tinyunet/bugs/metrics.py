@@ -59,8 +59,8 @@ bug(
 bug(
     "confusion_transposed", "metrics",
     "Rows are predictions and columns the truth: IoU and Dice are symmetric and do not notice, whoever reads the table does.",
-    Edit("tinyunet.metrics:confusion_matrix", "labels[known].astype(np.int64) * classes + prediction[known].astype(np.int64)",
-         "prediction[known].astype(np.int64) * classes + labels[known].astype(np.int64)"),
+    Edit("tinyunet.metrics:confusion_matrix", "labels[known].astype(np.intp) * classes + prediction[known].astype(np.intp)",
+         "prediction[known].astype(np.intp) * classes + labels[known].astype(np.intp)"),
 )
 bug(
     "unknown_is_background", "metrics",

@@ -26,7 +26,7 @@ Language = Annotated[str, typer.Option(help="of the notebooks", metavar="en")]
 def list_(language: Language = "en") -> None:
     """The lessons, with their times."""
     table = table_of("lesson", "title", "minutes", "after")
-    for lesson in editions.lessons(language=language):
+    for lesson in map(editions.about, editions.sources(language)):
         table.add_row(lesson.number, lesson.title, str(lesson.minutes), ", ".join(lesson.prerequisites))
     out_console.print(table)
 
@@ -76,6 +76,8 @@ def release(
 def site_(
     out: Annotated[Path, typer.Argument(help="folder for the site")] = Path("tinyunet-site"),
     language: Language = "en",
+    pyodide: Annotated[Path | None, typer.Option(
+        help="full release of Pyodide, archive or folder, to put on the site: for a room without internet")] = None,
 ) -> None:
     """Build a web page on which the course runs in the browser, with nothing installed. Needs the extra `site`."""
-    say(f"written  {site.build(out, language)}  serve it: python -m http.server -d {out}")
+    say(f"written  {site.build(out, language, pyodide)}  serve it: python -m http.server -d {out}")

@@ -13,7 +13,9 @@ metadata, and numbers for ids, so that building twice gives the same notebook.
 from __future__ import annotations
 
 import ast
+import base64
 import copy
+import json
 import os
 import re
 import shutil
@@ -21,9 +23,11 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from tinyunet.course.picture import smaller
 from tinyunet.errors import ConfigError, TinyUNetError
 from tinyunet.files import atomic_write, own_folder
 
@@ -42,20 +46,27 @@ class LessonError(TinyUNetError, RuntimeError):
     """A lesson did not run through."""
 
 
-class Lesson(NamedTuple):
-    """One lesson, as its source says."""
+@dataclass(frozen=True)
+class About:
+    """What the header of a source says of its lesson."""
 
     name: str  # "02_convolution"
     title: str
     minutes: int
     goals: tuple[str, ...]
     prerequisites: tuple[str, ...]  # numbers of lessons
-    source: Any  # the notebook (nbformat), with solutions, without outputs
 
     @property
     def number(self) -> str:
         """ "02" """
         return self.name.partition("_")[0]
+
+
+@dataclass(frozen=True)
+class Lesson(About):
+    """A lesson, read."""
+
+    source: Any  # the notebook (nbformat), with solutions, without outputs
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
@@ -91,16 +102,28 @@ def lessons(wanted: str = "", language: str = "en") -> list[Lesson]:
     return [read(path) for path in chosen]
 
 
+def about(path: Path) -> About:
+    """What the header of a source says. It is YAML, but these few lines are read without a library: a list of lessons needs none.
+
+    Raises ConfigError if a line is missing.
+    """
+    header = path.read_text(encoding="utf-8").partition("# %%")[0]
+    said: dict[str, Any] = dict(re.findall(r"^#     (title|minutes|prerequisites): (.+)$", header, re.M))
+    said["goals"] = tuple(re.findall(r"^#     - (.+)$", header, re.M))
+    if missing := [key for key in ("title", "minutes", "goals", "prerequisites") if not said.get(key)]:
+        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:.")
+    numbers = tuple(json.loads(said["prerequisites"]))
+    return About(path.stem, said["title"].strip('"'), int(said["minutes"]), said["goals"], numbers)
+
+
 def read(path: Path) -> Lesson:
     """A lesson from its source.
 
     Raises ConfigError without jupytext, and for a source that breaks the rules above: it names the cell.
     """
     jupytext = _library("jupytext")
+    header = about(path)
     notebook = jupytext.read(path)
-    about = notebook.metadata.get("tinyunet", {})
-    if missing := [key for key in ("title", "minutes", "goals", "prerequisites") if key not in about]:
-        raise ConfigError(f"{path.name}: its header lacks {', '.join(missing)}, under jupyter: tinyunet:.")
     notebook.metadata.pop("jupytext", None)  # who wrote it with which version is no part of it
     for number, cell in enumerate(notebook.cells):
         kinds = [tag for tag in cell.metadata.get("tags", []) if tag in KINDS]
@@ -110,8 +133,7 @@ def read(path: Path) -> Lesson:
         points = check.source.count("check(")
         cell.metadata["nbgrader"] = _nbgrader(f"{cell.id}-answer", solution=True)
         check.metadata["nbgrader"] = {**_nbgrader(f"{check.id}-check", grade=True), "points": points}
-    return Lesson(path.stem, about["title"], about["minutes"], tuple(about["goals"]), tuple(map(str, about["prerequisites"])),
-                  notebook)  # fmt: skip
+    return Lesson(**vars(header), source=notebook)
 
 
 def _nbgrader(name: str, *, solution: bool = False, grade: bool = False) -> dict[str, Any]:
@@ -171,7 +193,7 @@ def _quoted(text: str) -> str:
 
 
 def execute(notebook: Any, *, allow_errors: bool = False) -> Any:
-    """Run a notebook in a kernel of its own, in an empty folder: -> the same with outputs, without times and counts that vary.
+    """Run a notebook in a kernel of its own, in an empty folder: -> the same with outputs, without what varies from run to run.
 
     Raises LessonError with the first cell that fails.
     """
@@ -187,7 +209,23 @@ def execute(notebook: Any, *, allow_errors: bool = False) -> Any:
         except exceptions.CellExecutionError as error:
             raise LessonError(f"a cell fails: {error}") from error
     notebook.metadata.pop("language_info", None)  # the version of Python is nobody's business
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _tidied(cell.outputs)
     return notebook
+
+
+def _tidied(outputs: list[Any]) -> list[Any]:
+    """Neighbouring pieces of one stream as one, since where the kernel cuts it is chance; and pictures in fewer bytes."""
+    tidy: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and tidy and tidy[-1].get("name") == output.name:
+            tidy[-1].text += output.text
+            continue
+        if png := output.get("data", {}).get("image/png"):
+            output.data["image/png"] = base64.b64encode(smaller(base64.b64decode(png))).decode()
+        tidy.append(output)
+    return tidy
 
 
 def write(notebook: Any, path: Path) -> Path:
@@ -203,7 +241,7 @@ def overview(language: str = "en") -> str:
     rows = ["| lesson | minutes | after | what you can do then |", "| --- | --- | --- | --- |"]
     rows += [f"| [{lesson.number} {lesson.title}]({lesson.name}.ipynb) | {lesson.minutes} | "
              f"{', '.join(lesson.prerequisites) or '-'} | {'; '.join(lesson.goals)} |"
-             for lesson in lessons(language=language)]  # fmt: skip
+             for lesson in map(about, sources(language))]  # fmt: skip
     return "\n".join(rows)
 
 

@@ -171,7 +171,7 @@ def class_weights(label_maps: Iterable[Array], classes: int | None = None) -> Ar
     counts = np.zeros(classes or 1, np.int64)
     for labels in label_maps:
         labels = _checked_labels("class_weights", labels)
-        n_k = np.bincount(labels[labels != IGNORE].ravel(), minlength=len(counts))
+        n_k = np.bincount(labels[labels != IGNORE].astype(np.intp, copy=False), minlength=len(counts))
         counts = np.pad(counts, (0, len(n_k) - len(counts))) + n_k
     if classes is not None and len(counts) > classes:
         raise DataError(f"class_weights: label {len(counts) - 1} does not fit {classes} classes (0 to {classes - 1}).")
