@@ -54,7 +54,8 @@ def double(monkeypatch):
         return {"x": draw.rng.standard_normal((2, 3))}
 
     law = equals(lambda x: 2 * x, arguments, {"You square it.": lambda x: x * x}, what="y")
-    monkeypatch.setitem(EXERCISES, "00.double", Exercise("00.double", "double(x) -> y", (law,), (), ()))
+    stops = {"index 9": "There are two rows."}
+    monkeypatch.setitem(EXERCISES, "00.double", Exercise("00.double", "double(x) -> y", (law,), (), (), stops))
 
 
 def test_a_right_answer_is_told_so(double):
@@ -93,8 +94,12 @@ def _misuses(x):
         (_stops, "of _stops's cell: return x[9]"),
         (_misuses, "Your code stops.\n    ShapeError: "),
         (_misuses, "of _misuses's cell: return relu_backward(x, relu_forward(x[:1])[1])"),
+        (_stops, "cell: return x[9]\n    Hint: There are two rows."),
+        (relu_forward, "y is a tuple: a forward pass returns (y, ctx). Take y, the first"),
+        (lambda x: (x, x), "y is a tuple of 2, expected an array"),
     ],
-    ids=["to do", "None", "shape", "type", "lookalike", "nan", "changes x", "stops", "where", "our error", "its place"],
+    ids=["to do", "None", "shape", "type", "lookalike", "nan", "changes x", "stops", "where", "our error", "its place",
+         "stops, with a hint", "with ctx", "pair"],
 )
 def test_a_wrong_answer_is_told_why(double, wrong, says):
     """What is wrong, with values, and where the code stopped; a notebook shows the text without a traceback."""

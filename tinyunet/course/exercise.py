@@ -44,6 +44,7 @@ class Exercise(NamedTuple):
     laws: tuple[Law, ...]  # the first that is broken is told
     mistakes: tuple[Mistake, ...]
     ours: tuple[Callable[..., Any], ...]  # our own answers, for planted bugs
+    stops: Mapping[str, str] = {}  # a part of an error's message, of an answer that stops -> hint
 
 
 EXERCISES: dict[str, Exercise] = {}
@@ -57,11 +58,13 @@ def exercise(
     laws: Iterable[Law],
     mistakes: Iterable[Mistake],
     ours: Callable[..., Any] | tuple[Callable[..., Any], ...] = (),
+    stops: Mapping[str, str] | None = None,
 ) -> None:
     """Enter an exercise; the files in `tinyunet/course/exercises/` do so when they are imported."""
     if name in EXERCISES:
         raise ConfigError(f"exercise: there are two called {name!r}. Give one another name.")
-    EXERCISES[name] = Exercise(name, writes, tuple(laws), tuple(mistakes), ours if isinstance(ours, tuple) else (ours,))
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    EXERCISES[name] = Exercise(name, writes, tuple(laws), tuple(mistakes), ours, stops or {})
 
 
 # What a check says ---------------------------------------------------------------------------------------------------
@@ -117,7 +120,9 @@ def _try(task: Exercise, law: Law, draw: Draw, answers: tuple[Callable[..., Any]
         place = _place(failure, answers)
         if isinstance(failure, TinyUNetError) and not place:
             raise  # not from the student's code: a law that is wrong itself, or an exercise called wrongly
-        raise NotYetError(f"{task.name}: not yet. Your code stops.\n    {type(failure).__name__}: {failure}{place}") from failure
+        told = next((f"\n    Hint: {hint}" for part, hint in task.stops.items() if part in str(failure)), "")
+        what = f"{type(failure).__name__}: {failure}{place}{told}"
+        raise NotYetError(f"{task.name}: not yet. Your code stops.\n    {what}") from failure
 
 
 def _place(failure: BaseException, answers: tuple[Callable[..., Any], ...]) -> str:
@@ -274,6 +279,8 @@ def difference(what: str, found: Any, expected: Any, rtol: float = 1e-9) -> str:
         return next((part for part in parts if part), "")
     if found is None:
         return f"{what} is None. Does your function return something?"
+    if isinstance(found, tuple) and found and hasattr(found[-1], "_fields"):
+        return f"{what} is a tuple: a forward pass returns (y, ctx). Take y, the first of the two: [0]."
     if not isinstance(found, np.ndarray | np.generic | int | float | complex | list):
         return f"{what} is {_kind(found)}, expected {_kind(expected)}."
     a, b = np.asarray(found), np.asarray(expected)
