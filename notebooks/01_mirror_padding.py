@@ -154,7 +154,7 @@ predicted(guess, side, "Place -92 shows pixel 92, and an image with a pixel 92 h
 # strip of 24 rows with a border of 44: the mirror turns round more than once, above and below.
 
 # %%
-show(plot.mirror(sample.image[30:54], 44, arrows=5))
+show(plot.mirror(sample.image[30:54], 44, arrows=3))
 
 # %% [markdown]
 # ## Exercise 2: pad

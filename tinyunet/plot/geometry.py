@@ -39,7 +39,8 @@ def mirror(image: Array, border: int, arrows: int = 8) -> Figure:
     last, far = len(rows) - 1, len(cols) - 1
     halfway = (border - 1) // 2  # pixels from the outer edge
     ring = [(i, j) for i in range(last + 1) for j in range(far + 1) if min(i, j, last - i, far - j) == halfway]
-    ring.sort(key=lambda at: np.arctan2(at[0] - last / 2, at[1] - far / 2))
+    corner = np.arctan2(-last, -far)  # begin there: from the middle of a side, arrows of opposite sides would lie on each other
+    ring.sort(key=lambda at: (np.arctan2(at[0] - last / 2, at[1] - far / 2) - corner) % (2 * np.pi))
     style = {"arrowstyle": "->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 3}
     for i, j in (ring[k * len(ring) // arrows] for k in range(min(arrows, len(ring)))):
         ax.annotate("", (cols[j] + border, rows[i] + border), (j, i), arrowprops=style)
