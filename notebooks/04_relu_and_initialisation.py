@@ -315,7 +315,8 @@ def first_weights(shape, rng):
 
 # %% tags=["check"]
 print(check("04.weights", first_weights))
-print("your standard deviation for the paper's example:", first_weights((3, 3, 64, 64), rng).std(), "expected:", np.sqrt(2 / 576))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+print("your standard deviation for the paper's example:", first_weights((3, 3, 64, 64), own).std(), "expected:", np.sqrt(2 / 576))
 
 # %% [markdown]
 # Biases are 0 at first. Why not all weights too? Because then all channels of a layer would compute the same, get the same gradient, and stay

@@ -149,7 +149,8 @@ def conv_stride2(v, w):
 
 # %% tags=["check"]
 print(check("06.collect", conv_stride2))
-v = rng.standard_normal((1, 6, 8, 3))  # 3 channels out of the up-convolution, 2 into it
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+v = own.standard_normal((1, 6, 8, 3))  # 3 channels out of the up-convolution, 2 into it
 left = np.sum(upconv(some_x, some_w, np.zeros(3)) * v)
 right = np.sum(some_x * conv_stride2(v, some_w))
 print(f"<up(x), v> = {left:.12f}\n<x, conv(v)> = {right:.12f}")
@@ -360,8 +361,9 @@ show(panels(covers),
      "How often each pixel of the output is painted, for a map of 4x5 pixels. k=2: once everywhere. k=3: 1, 2 or 4 times, in a checkerboard. "
      "k=4: four times everywhere but in a border two pixels wide, where it is 1 or 2.")  # fmt: skip
 big = np.ones((1, 6, 6, 1))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
 for k in (2, 3, 4):  # random brushes: how large is y on average, on a map that is 1 everywhere?
-    squares = np.mean([paint(big, rng.standard_normal((k, k, 1, 1)), 2)[0, 4:6, 4:6, 0] ** 2 for _ in range(2000)], axis=0)
+    squares = np.mean([paint(big, own.standard_normal((k, k, 1, 1)), 2)[0, 4:6, 4:6, 0] ** 2 for _ in range(2000)], axis=0)
     print(f"k={k}: mean of y^2 at the four places of a block, 2000 random kernels:", np.round(squares, 1).tolist())
 
 # %% [markdown]

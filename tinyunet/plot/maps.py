@@ -74,7 +74,7 @@ def maps(
 
 
 _ROOM = 0.24
-"""Inches that a number of two digits needs."""
+"""Inches that a number such as -0.25 needs."""
 
 
 def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0, titles: Sequence[str] = ()) -> Figure:
@@ -104,8 +104,9 @@ def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0, ti
             ax.imshow(w[:, :, c, o], cmap=diverging(), vmin=-top, vmax=top, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             if side / len(w) >= _ROOM:
+                numbers = np.round(w[:, :, c, o], max(2 - int(np.floor(np.log10(top))), 0)) + 0.0  # -0.0 becomes 0.0
                 for i, j in np.ndindex(w.shape[:2]):
-                    ax.text(j, i, f"{w[i, j, c, o] + 0.0:.2g}", ha="center", va="center", fontsize=7)
+                    ax.text(j, i, f"{numbers[i, j]:g}", ha="center", va="center", fontsize=7)
             if c == 0:
                 ax.set_title(titles[o] if o < len(titles) else f"o = {o}", fontsize=8, pad=2)
     figure.set_label(
