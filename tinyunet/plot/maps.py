@@ -100,11 +100,13 @@ def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0, ti
         for o in range(columns):
             place = ((0.55 + side * o) / across, (0.05 + side * (rows - 1 - c)) / down, 0.92 * side / across, 0.92 * side / down)
             ax = figure.add_axes(place)
-            top = 2.2 * (largest(np.abs(w[..., o])) or 1.0)  # pale enough to read the numbers on it
-            ax.imshow(w[:, :, c, o], cmap=diverging(), vmin=-top, vmax=top, interpolation="nearest")
+            top = largest(np.abs(w[..., o])) or 1.0
+            pale = 2.2 * top  # so that one can read the numbers
+            ax.imshow(w[:, :, c, o], cmap=diverging(), vmin=-pale, vmax=pale, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             if side / len(w) >= _ROOM:
-                numbers = np.round(w[:, :, c, o], max(2 - int(np.floor(np.log10(top))), 0)) + 0.0  # -0.0 becomes 0.0
+                power = int(np.floor(np.log10(top)))
+                numbers = np.round(w[:, :, c, o], max(2 - power - (power < 0), 0)) + 0.0  # -0.0 becomes 0.0
                 for i, j in np.ndindex(w.shape[:2]):
                     ax.text(j, i, f"{numbers[i, j]:g}", ha="center", va="center", fontsize=7)
             if c == 0:
