@@ -156,7 +156,7 @@ right = np.sum(some_x * conv_stride2(v, some_w))
 print(f"<up(x), v> = {left:.12f}\n<x, conv(v)> = {right:.12f}")
 
 # %% [markdown]
-# The two numbers agree, for any x and v. Lesson [03](03_convolution_backward.ipynb) called two linear maps with this property *adjoint* to each other.
+# The two numbers agree, for any x and v. Lesson [01](01_mirror_padding.ipynb) called two linear maps with this property *adjoint* to each other.
 #
 # ## As matrices
 #
