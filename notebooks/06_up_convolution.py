@@ -191,7 +191,7 @@ def panels(matrices, cell=0.22):
     for name, m in matrices.items():
         across, down = cell * m.shape[1], cell * m.shape[0]
         ax = figure.add_axes((left / width, 1 - (2 * cell + down) / height, across / width, down / height))
-        ax.imshow(m, cmap=plot.diverging(), vmin=-1.8 * top, vmax=1.8 * top)
+        ax.imshow(m, cmap=plot.diverging(), vmin=-3 * top, vmax=3 * top)
         for i, j in np.argwhere(m):
             ax.text(j, i, f"{m[i, j]:.3g}", ha="center", va="center", fontsize=6)
         ax.set(xticks=[], yticks=[])
