@@ -190,7 +190,7 @@ def loss_pixel(logits: Array, labels: Array, at: tuple[int, int, int], weights: 
          f"w (-log p)\n= {w:.3g} × {-np.log(p[label]):.3g}\n= {loss:.3g}",
          Grid(gradient[None, :, None] * m, "M × gradient", column)],
         f"The loss of pixel {list(at)}, whose class is {label}: the weight times -log of the probability of its class; back goes "
-        "the weight times (probability - 1 for the true class, probability for the others), by M",
+        "the weight times (probability - 1 for the true class, probability for the others), divided by M",
         f"The loss is {loss:.3g}; M is {m} pixels.",
     )  # fmt: skip
 
