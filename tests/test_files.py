@@ -152,6 +152,18 @@ def test_permissions_follow_the_umask(tmp_path, umask):
     assert modes[0] == modes[1] == 0o666 & ~umask
 
 
+@pytest.mark.skipif(os.name != "posix", reason="umask is a thing of POSIX")
+def test_a_file_stays_readable_for_its_owner(tmp_path):
+    """Whatever the umask: that of Python in a browser lets nobody read anything, and what was saved could not be opened."""
+    before = os.umask(0o777)
+    try:
+        with atomic_write(tmp_path / "x.bin") as temporary:
+            temporary.write_bytes(b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.bin").stat().st_mode) == 0o600
+
+
 def test_a_reader_never_sees_half(tmp_path):
     """While one thread writes again and again, another reads only whole contents."""
     path = tmp_path / "x.bin"

@@ -586,21 +586,26 @@ def test_words_of_other_networks():
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 def test_no_text_stands_on_another(depth, padding):
-    """All texts lie inside the figure and apart from one another, whatever the depth, for long labels as for short ones."""
+    """All texts lie inside the figure and apart from one another, whatever the depth, for long labels as for short ones.
+
+    A text is of another width at each number of dots per inch: letters are set on whole dots.
+    """
     spec = UNetSpec(base=64 if depth % 2 else 1, depth=depth, padding=padding, dropout=0.5, relu_after_up=True)
     figure = plot.draw_unet(spec, legal_size(spec, 1), legal_size(spec, 1500 if depth % 2 else 1))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    extents = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.axes[0].texts]
-    assert len(extents) > 15
-    for (a, first), (b, second) in combinations(extents, 2):
-        assert not first.overlaps(second), f"{a!r} stands on {b!r}"
-    faces = [p.get_window_extent(renderer) for p in figure.axes[0].patches if str(p.get_gid()).startswith("map")]
-    crops = [(text, e) for text, e in extents if text.startswith(("crop", "no crop"))]
-    assert len(crops) == depth
-    for (text, e), face in product(crops, faces):
-        assert not e.overlaps(face), f"{text!r} stands on a map"
-    right, top = figure.get_size_inches() * figure.dpi
-    assert all(e.x0 >= 0 and e.y0 >= 0 and e.x1 <= right and e.y1 <= top for _, e in extents)
+    for dpi in (72, 90, 100):
+        figure.set_dpi(dpi)
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        extents = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.axes[0].texts]
+        assert len(extents) > 15
+        for (a, first), (b, second) in combinations(extents, 2):
+            assert not first.overlaps(second), f"{a!r} stands on {b!r}"
+        faces = [p.get_window_extent(renderer) for p in figure.axes[0].patches if str(p.get_gid()).startswith("map")]
+        crops = [(text, e) for text, e in extents if text.startswith(("crop", "no crop"))]
+        assert len(crops) == depth
+        for (text, e), face in product(crops, faces):
+            assert not e.overlaps(face), f"{text!r} stands on a map"
+        right, top = figure.get_size_inches() * figure.dpi
+        assert all(e.x0 >= 0 and e.y0 >= 0 and e.x1 <= right and e.y1 <= top for _, e in extents)
 
 
 def test_it_is_a_u():

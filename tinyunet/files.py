@@ -50,7 +50,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+        temporary.chmod(0o600 | (0o066 & ~_umask()))  # mkstemp makes files private; a browser's umask would shut out us, too
         temporary.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}). Is there space left?") from error

@@ -302,6 +302,16 @@ def test_a_cell_that_fails_is_named(tmp_path):
         editions.execute(lesson.source)
 
 
+def test_outputs_do_not_depend_on_how_the_kernel_cuts_them():
+    """Neighbouring pieces of one stream are one; another stream, or a picture, ends it."""
+    nbformat = editions._library("nbformat")
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text)
+               for name, text in (("stdout", "a\n"), ("stdout", "b"), ("stderr", "c"), ("stdout", "d"))]  # fmt: skip
+    words = nbformat.v4.new_output("display_data", {"text/plain": "words"})
+    tidy = editions._tidied([*outputs, words, outputs[0].copy()])
+    assert [output.get("text", "") for output in tidy] == ["a\nb", "c", "d", "", "a\n"]
+
+
 def test_copies_leave_work_alone(tmp_path):
     """A notebook that is there stays; others are written; a lesson is found by its number."""
     mine = tmp_path / "02_convolution.ipynb"

@@ -6,8 +6,8 @@ from tinyunet.bugs.core import Edit, bug
 
 bug(
     "ties_to_all", "max_pool",
-    "Of equal pixels each gets the whole gradient: behind a ReLU most windows are ties of zeros, and the gradient there is up "
-    "to four times too large.",
+    "Of equal pixels each gets the whole gradient, up to four times too much: ties of zeros behind a ReLU do no harm, as no "
+    "gradient passes there, but ties of positive values do, in flat parts of an image.",
     Edit("tinyunet.ops.pool:max_pool_forward", "MaxPoolContext(winner, ",
          "MaxPoolContext(xp.stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
     Edit("tinyunet.ops.pool:max_pool_backward", "dy, ctx.winner.shape, ", "dy, ctx.winner.shape[1:], "),

@@ -13,6 +13,7 @@ metadata, and numbers for ids, so that building twice gives the same notebook.
 from __future__ import annotations
 
 import ast
+import base64
 import copy
 import json
 import os
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyunet.course.picture import smaller
 from tinyunet.errors import ConfigError, TinyUNetError
 from tinyunet.files import atomic_write, own_folder
 
@@ -191,7 +193,7 @@ def _quoted(text: str) -> str:
 
 
 def execute(notebook: Any, *, allow_errors: bool = False) -> Any:
-    """Run a notebook in a kernel of its own, in an empty folder: -> the same with outputs, without times and counts that vary.
+    """Run a notebook in a kernel of its own, in an empty folder: -> the same with outputs, without what varies from run to run.
 
     Raises LessonError with the first cell that fails.
     """
@@ -207,7 +209,23 @@ def execute(notebook: Any, *, allow_errors: bool = False) -> Any:
         except exceptions.CellExecutionError as error:
             raise LessonError(f"a cell fails: {error}") from error
     notebook.metadata.pop("language_info", None)  # the version of Python is nobody's business
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _tidied(cell.outputs)
     return notebook
+
+
+def _tidied(outputs: list[Any]) -> list[Any]:
+    """Neighbouring pieces of one stream as one, since where the kernel cuts it is chance; and pictures in fewer bytes."""
+    tidy: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and tidy and tidy[-1].get("name") == output.name:
+            tidy[-1].text += output.text
+            continue
+        if png := output.get("data", {}).get("image/png"):
+            output.data["image/png"] = base64.b64encode(smaller(base64.b64decode(png))).decode()
+        tidy.append(output)
+    return tidy
 
 
 def write(notebook: Any, path: Path) -> Path:
