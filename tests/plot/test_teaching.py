@@ -95,6 +95,8 @@ def test_a_batch_norm_pixel_and_its_gradient_are_those_of_the_op(rng):
     words = said(plot.norm_pixel(x, gamma, beta, at))
     steps = [float(v) for v in re.findall(r"^= (-?[\d.e+-]+)$", words, re.M)]
     by = [float(v) for v in re.findall(r"^[-/×+] (-?[\d.e+-]+)$", words, re.M)]
+    assert [line[0] for line in re.findall(r"^[-+] .*$", words, re.M)] == ["-" if x[..., 1].mean() > 0 else "+", "-"]
+    by[0], by[3] = x[..., 1].mean(), beta[1]
     follow = [steps[0] - by[0], steps[1] / by[1], steps[2] * by[2], steps[3] + by[3]]
     assert follow == pytest.approx(steps[1:], rel=0.02, abs=0.02)
 

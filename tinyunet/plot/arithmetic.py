@@ -158,17 +158,17 @@ def norm_pixel(x: Array, gamma: Array, beta: Array, at: tuple[int, int, int, int
     x_hat = (x[at] - mean) / std
     g, b = float(gamma[c]), float(beta[c])
     if dy is None:
-        steps = [("x", "", x[at]), (f"less the mean of the channel's {values.size} values", f"- {mean:.3g}", x[at] - mean),
+        steps = [("x", "", x[at]), (f"less the mean of the channel's {values.size} values", _signed(-mean), x[at] - mean),
                  ("divided by the root of var + eps", f"/ {std:.3g}", x_hat), ("times gamma", f"× {g:.3g}", g * x_hat),
-                 ("plus beta", f"+ {b:.3g}", g * x_hat + b)]  # fmt: skip
+                 ("plus beta", _signed(b), g * x_hat + b)]  # fmt: skip
         return _steps(steps, f"y{list(at)} of a batch norm, step by step")
     dys = to_numpy(dy)[..., c].astype(float)
     hats = (values - mean) / std
     direct, by_mean, by_var = dys[at[:3]], -dys.mean(), -x_hat * (dys * hats).mean()
     dx = g / std * (direct + by_mean + by_var)
     steps = [("the direct road: its own dy", "", direct),
-             ("through the mean: less the mean of dy", f"{by_mean:+.3g}", direct + by_mean),
-             ("through the variance: less x_hat times the mean of dy x_hat", f"{by_var:+.3g}", direct + by_mean + by_var),
+             ("through the mean: less the mean of dy", _signed(by_mean), direct + by_mean),
+             ("through the variance: less x_hat times the mean of dy x_hat", _signed(by_var), direct + by_mean + by_var),
              ("times gamma", f"× {g:.3g}", g * (direct + by_mean + by_var)),
              ("divided by the root of var + eps", f"/ {std:.3g}", dx)]  # fmt: skip
     return _steps(steps, f"dx{list(at)} of a batch norm: three roads lead from x to the loss, and add up")
@@ -227,6 +227,10 @@ def _equation(parts: Sequence[Grid | str], says: str, result: str) -> Figure:
     ax.text(width / 2, 0.25, "\n".join(lines), ha="center", va="top", fontsize=9)
     figure.set_label(f"{says}. " + " ".join(_in_words(parts)) + f" {result}")
     return figure
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'} {abs(value):.3g}"
 
 
 def _steps(steps: Sequence[tuple[str, str, float]], says: str) -> Figure:
