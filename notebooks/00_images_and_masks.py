@@ -166,8 +166,8 @@ grey = sample.image[..., 0]
 scores = [score((grey < t).astype(int), sample) for t in range(256)]
 threshold = int(np.argmax(scores))
 by_threshold = (grey < threshold).astype(int)
-everything = " (that is every pixel: the brightest has " + f"{grey.max()})" if by_threshold.all() else ""
-print(f"darker than {threshold}{everything}: IoU {scores[threshold]:.3f}")
+note = f" (that is every pixel: the brightest has {grey.max()})" if by_threshold.all() else ""
+print(f"darker than {threshold}{note}: IoU {scores[threshold]:.3f}")
 show(plot.errors(sample.image, by_threshold, sample.labels, title="the best threshold"))
 
 # %% [markdown]

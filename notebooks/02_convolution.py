@@ -59,7 +59,7 @@ b = np.array([1.0, 0.0, -1.0, 2.0])
 show(plot.conv_pixel(x, w, b, at=(0, 2, 3, 0)))
 
 # %% [markdown]
-# In this and all other figures blue is positive, orange negative, and white 0.
+# In such figures, and in those of maps, blue is positive, orange negative, and white 0. Maps without negative values are grey.
 #
 # **Predict.** x has 8 rows and 10 columns, the kernel 3 x 3 pixels. How many places are there for it? Write down how many rows and
 # columns y has, then run the next cell.
