@@ -12,6 +12,7 @@ from small_runs import QUICK, ROOT, SMALL, but, cells, changed, files, files_lef
 from tinyunet.checkpoint import load_checkpoint
 from tinyunet.data.sample import Dataset
 from tinyunet.errors import ConfigError, DataError
+from tinyunet.run_folder import alone_in
 from tinyunet.train import fit
 from tinyunet.unet import UNet
 
@@ -158,6 +159,14 @@ def test_without_locks_a_run_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", unknown)
     assert len(run(UNet(SMALL), cells(), out=tmp_path)) == 6
+
+
+def test_a_browser_has_no_locks(tmp_path, monkeypatch):
+    """Nor another process: the run goes on."""
+    monkeypatch.setattr(sys, "platform", "emscripten")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with alone_in(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -41,7 +41,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 import msvcrt
 
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
+            elif sys.platform != "emscripten":  # in a browser nobody else is there, and no locks are
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
