@@ -495,8 +495,8 @@ for title, (side, c, o) in cases.items():
         print(f"    {name:10} {runs[0]:7.2f} ms at best, {runs[3]:7.2f} in the middle of 7")
 
 # %% [markdown]
-# tinyunet guesses these times from shapes, with four numbers for each rung and direction, and takes the cheapest: seconds = a + b (bytes of the maps) + c (bytes
-# of the kernel) + d (multiply-adds). Intensity again, made a table. `tinyunet shapes --plan` prints it; `tinyunet bench fit` measures the four numbers on your computer.
+# tinyunet guesses these times from shapes, with five numbers for each rung and direction, and takes the cheapest: seconds = a + b (bytes of the maps) + c (bytes
+# of the kernel) + d (multiply-adds) + e (bytes of all windows). Intensity again, made a table. `tinyunet shapes --plan` prints it; `tinyunet bench fit` measures the five numbers on your computer.
 
 # %%
 picks = planner.plan(tu.PAPER.but(base=16), 572)

@@ -341,6 +341,7 @@ def test_a_view_counts_as_what_it_is_a_view_of():
 # Tiles and progress --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # that tiles make up the whole image is seen above
 @given(st.sampled_from(PADDINGS), st.integers(1, 32), st.integers(1, 32), st.integers(5, 12), st.integers(1, 3))
 def test_windows_partition_the_image(padding, height, width, more, classes):
     """The windows of the tiles cover every pixel once, each with probabilities of its own size that add up to 1."""
@@ -458,7 +459,8 @@ MIRRORS = [lambda a, axes=axes: np.flip(a, axes) for axes in FLIPS]
 TURNS = [*MIRRORS, *(lambda a, axes=axes: np.flip(a, axes).swapaxes(0, 1) for axes in FLIPS)]
 
 
-@pytest.mark.parametrize(("average", "transforms"), [("mirror4", MIRRORS), ("dihedral8", TURNS)])
+@pytest.mark.parametrize(("average", "transforms"), [pytest.param("mirror4", MIRRORS, marks=pytest.mark.slow),
+                                                     ("dihedral8", TURNS)])  # fmt: skip
 def test_averages_are_equivariant(average, transforms):
     """The average over all flips of a flipped image is the flipped average; a single prediction is not so."""
     check_equivariance(average, transforms)

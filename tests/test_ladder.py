@@ -122,7 +122,8 @@ def costs(monkeypatch, tmp_path):
 
 def test_the_cheapest_rung_runs(two_rungs, costs):
     """By the model, for each direction and shape; picks by hand still win."""
-    slow, fast = {"forward": [1, 0, 0, 0], "grad_x": [0, 0, 0, 1]}, {"forward": [2, 0, 0, 0], "grad_x": [5e3, 0, 0, 0]}
+    slow = {"forward": [1, 0, 0, 0, 0], "grad_x": [0, 0, 0, 1, 0]}
+    fast = {"forward": [2, 0, 0, 0, 0], "grad_x": [5e3, 0, 0, 0, 0]}
     costs({"op": {"slow": slow, "fast": fast}})
     small, large = X.astype("float32"), np.zeros((1, 40, 40, 2), "float32")
     assert ladder.pick("op", small, W, "forward").name == "slow"
@@ -135,18 +136,19 @@ def test_the_cheapest_rung_runs(two_rungs, costs):
 
 def test_a_rung_without_costs_is_the_last_resort(two_rungs, costs):
     """One whose costs are known is preferred; where none are known, the highest runs."""
-    costs({"op": {"slow": {"forward": [9, 0, 0, 0]}}})
+    costs({"op": {"slow": {"forward": [9, 0, 0, 0, 0]}}})
     assert ladder.pick("op", X.astype("float32"), W, "forward").name == "slow"
     assert ladder.pick("op", X.astype("float32"), W, "grad_w").name == "fast"
 
 
 def test_work_counts_bytes_and_multiply_adds():
     """1, 4 x 4 pixels of 2 + 3 channels of 8 bytes, 3 x 3 x 2 x 3 weights of 8 bytes, and a product for each pixel and weight."""
-    assert ladder.work(X, np.zeros((3, 3, 2, 3))) == (1, 16 * 5 * 8, 54 * 8, 16 * 54)
+    assert ladder.work(X, np.zeros((3, 3, 2, 3))) == (1, 16 * 5 * 8, 54 * 8, 2 * 16 * 54, 16 * 2 * 9 * 8)
 
 
 @pytest.mark.parametrize("text", [
-    "", "{}", "[]", '{"costs": {"op": {"slow": {"forward": [1, 2]}}}}', '{"costs": {"op": {"slow": {"forward": [1, 2, -3, 4]}}}}',
+    "", "{}", "[]", '{"costs": {"op": {"slow": {"forward": [1, 2]}}}}',
+    '{"costs": {"op": {"slow": {"forward": [1, 2, -3, 4, 5]}}}}',
 ])
 def test_a_damaged_file_of_costs(two_rungs, costs, text, tmp_path):
     """It is refused with its name and a way out."""
@@ -165,17 +167,19 @@ def test_where_the_costs_of_a_machine_are(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert ladder.costs_file() == tmp_path / "tinyunet" / "costs.json"
     ladder.costs.cache_clear()
-    assert set(ladder.costs()["conv3x3"]) == {"strips", "winograd1d", "winograd"}
+    assert set(ladder.costs()["conv3x3"]) == {"strips", "planes", "winograd1d", "winograd"}
 
 
 @pytest.mark.parametrize(("c", "o", "side", "dtype", "wanted"), [
-    (1, 16, 572, "float32", "winograd1d"),
+    (1, 16, 572, "float32", "planes"),
+    (3, 64, 572, "float32", "planes"),
     (16, 16, 570, "float32", "winograd1d"),
     (32, 32, 282, "float32", "winograd1d"),
     (128, 128, 138, "float32", "winograd"),
     (1024, 1024, 30, "float32", "winograd"),
     (128, 128, 138, "float64", "strips"),
     (16, 16, 570, "complex128", "strips"),
+    (1, 16, 570, "float64", "planes"),
 ])
 def test_what_is_picked_by_the_costs_that_come_along(c, o, side, dtype, wanted, monkeypatch, tmp_path):
     """Few channels: Winograd in one dimension. Many: in two. Not float32: the exact strips."""

@@ -38,7 +38,7 @@ def test_a_plan_lists_every_direction_of_every_convolution():
         if "upconv" in row.layer:
             assert row[2:5] == ("gemm", math.inf, "the highest rung that takes these arrays")
         else:
-            assert row.rung in ("winograd", "winograd1d")
+            assert row.rung in ("winograd", "winograd1d") if row.layer != "down.0.conv1" else row.rung == "planes"
             assert 0 < row.milliseconds < 1e5
             assert "times as long" in row.why
 
@@ -46,9 +46,9 @@ def test_a_plan_lists_every_direction_of_every_convolution():
 def test_a_plan_knows_every_rung_that_could_run():
     """All rungs of the CPU are listed with what they would take; the one that runs is the fastest, and `why` names the next."""
     row = planner.plan(PAPER, 188)[3]
-    assert list(row.able) == ["winograd", "winograd1d", "strips", "im2col", "taps", "loops"]
+    assert list(row.able) == ["winograd", "winograd1d", "planes", "strips", "im2col", "taps", "loops"]
     known = sorted((ms, name) for name, ms in row.able.items() if ms < math.inf)
-    assert len(known) == 3
+    assert len(known) == 4
     assert known[0] == (row.milliseconds, row.rung)
     assert row.why.startswith(f"{known[1][1]} would take {known[1][0] / known[0][0]:.2f} times")
 
@@ -67,12 +67,12 @@ def test_twice_the_images_take_longer():
 
 
 def test_the_plan_follows_what_is_picked_by_hand_and_the_dtype():
-    """By hand it says so; in float64 one rung is left."""
+    """By hand it says so; in float64 those that are exact are left."""
     with ladder.rung(conv3x3="taps"):
         row = planner.plan(PAPER, 188)[0]
     assert (row.rung, row.milliseconds, row.why) == ("taps", math.inf, "picked by hand")
     row = planner.plan(PAPER, 188, dtype="float64")[0]
-    assert (row.rung, row.why) == ("strips", "the only rung with known costs that takes these arrays")
+    assert list(row.able) == ["planes", "strips", "im2col", "taps", "loops"]
 
 
 def test_a_size_that_does_not_fit():
@@ -84,18 +84,18 @@ def test_a_size_that_does_not_fit():
 def test_a_fit_finds_the_costs_again(own_costs, monkeypatch):
     """Where a direction takes 1 ms, and 2 ns a byte and 3 ps a multiply-add, these are the costs that are written and used."""
     monkeypatch.setattr(planner, "SIZES", ((2, 3, 12), (4, 4, 40), (8, 2, 24), (16, 16, 8), (1, 8, 60), (32, 8, 9)))
-    sizes = iter([size for size in planner.SIZES for _ in range(9)])
+    sizes = iter([size for size in planner.SIZES for _ in range(12)])
 
     def pretend(function, arguments, repeats):
         c, o, side = next(sizes)
         x, w = np.empty((1, side, side, c), np.float32), np.empty((3, 3, c, o), np.float32)
-        return float(np.dot((1e-3, 2e-9, 0, 3e-12), ladder.work(x, w)))
+        return float(np.dot((1e-3, 2e-9, 0, 3e-12, 0), ladder.work(x, w)))
 
     monkeypatch.setattr(planner, "_fastest", pretend)
     heard = []
     costs = planner.fit(note=heard.append)
-    assert len(heard) == 9 * 6
-    np.testing.assert_allclose(costs["conv3x3"]["strips"]["grad_w"], (1e-3, 2e-9, 0, 3e-12), rtol=1e-3, atol=1e-15)
+    assert len(heard) == 12 * 6
+    np.testing.assert_allclose(costs["conv3x3"]["strips"]["grad_w"], (1e-3, 2e-9, 0, 3e-12, 0), rtol=1e-3, atol=1e-15)
     assert json.loads(own_costs.read_text())["costs"] == ladder.costs() == costs
 
 
@@ -103,7 +103,7 @@ def test_a_fit_measures(monkeypatch):
     """With real measurements of small maps, every rung gets costs of at least zero, and some above."""
     monkeypatch.setattr(planner, "SIZES", ((2, 3, 12), (4, 4, 20), (8, 2, 16)))
     costs = planner.fit(repeats=1)["conv3x3"]
-    assert set(costs) == {"strips", "winograd1d", "winograd"}
+    assert set(costs) == {"strips", "planes", "winograd1d", "winograd"}
     for directions in costs.values():
         assert set(directions) == {"forward", "grad_x", "grad_w"}
         assert all(min(terms) >= 0 and max(terms) > 0 for terms in directions.values())
@@ -112,8 +112,8 @@ def test_a_fit_measures(monkeypatch):
 def test_costs_are_assessed_by_what_was_measured():
     """Median relative errors, whom the costs would pick, and the time that their wrong picks lose."""
     timed = (("a", 0.0, 2.0), ("b", 0.0, 3.0), ("a", 1.0, 2.0), ("b", 1.0, 1.0))  # rung, multiply-adds, seconds
-    measured = [planner.Measurement(name, "forward", (1.0, 0.0, 0.0, macs), seconds) for name, macs, seconds in timed]
-    found = planner.assess({"conv3x3": {"a": {"forward": [1, 0, 0, 0]}, "b": {"forward": [6, 0, 0, 0]}}}, measured)
+    measured = [planner.Measurement(name, "forward", (1.0, 0.0, 0.0, macs, 0.0), seconds) for name, macs, seconds in timed]
+    found = planner.assess({"conv3x3": {"a": {"forward": [1, 0, 0, 0, 0]}, "b": {"forward": [6, 0, 0, 0, 0]}}}, measured)
     assert found.errors == {("a", "forward"): 0.5, ("b", "forward"): 3.0}  # |1/2 - 1|; the median of |6/3 - 1| and |6/1 - 1|
     assert found.picks == {("a", "forward"): 2, ("b", "forward"): 0}
     assert found.lost == pytest.approx((2 + 2) / (2 + 1) - 1)
@@ -139,9 +139,10 @@ def test_a_rehearsal_finds_the_workspaces(preset, base, batch):
         thread.start()
         thread.join()
     said = planner.workspace_bytes(spec, n, batch=batch)
-    assert said - 4 * parallel.STRIP_BYTES == pytest.approx(sum(kept.values()), rel=0.02)
+    temporaries = (4 if spec.norm == "batch" else 1) * parallel.STRIP_BYTES
+    assert said - temporaries == pytest.approx(sum(kept.values()), rel=0.02)
     assert planner.workspace_bytes(spec, n, batch=batch, training=False) <= said
-    assert 1.5 * said < planner.workspace_bytes(spec, n, batch=batch, threads=2) <= 2 * said
+    assert said + temporaries <= planner.workspace_bytes(spec, n, batch=batch, threads=2) <= 2 * said
 
 
 def test_a_rehearsal_is_over_with_its_block():

@@ -584,7 +584,7 @@ def test_words_of_other_networks():
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("depth", [1, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (2, 3)), 4, 5])
 def test_no_text_stands_on_another(depth, padding):
     """All texts lie inside the figure and apart from one another, whatever the depth, for long labels as for short ones.
 

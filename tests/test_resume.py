@@ -28,7 +28,7 @@ from tinyunet.unet import UNet
 # the k-th of all moments that matter (before a batch, around a line of the log, halfway through a file, before and after
 # a rename), or by its parent at a random time.
 KILLER = """
-import json, os, signal, sys, time, traceback
+import json, os, shutil, signal, sys, time, traceback
 from pathlib import Path
 import numpy as np
 import safetensors.numpy
@@ -120,12 +120,15 @@ count = int((base / "moments").read_text())
 for k in range(job["first"], count + 1, job["every"]):
     outcomes[f"at {k}"] = [attempt(f"at {k}", kill_at=k), attempt(f"at {k}")]
 for r in range(job["random"]):
-    kills = []
+    # A run that is killed again and again: wherever it is, then k moments after it went on.
+    folder, kills, limit = f"random {r}", [], seconds
+    while "killed" not in kills:  # it came to its end before the signal did: once more from the start, and sooner
+        shutil.rmtree(base / folder, ignore_errors=True)
+        kills, limit = [attempt(folder, seconds=rng.uniform(0, limit))], limit / 2
     while "finished" not in kills:
-        # Wherever it is, then k moments after it went on: a run that is killed again and again.
-        kills.append(attempt(f"random {r}", seconds=rng.uniform(0, seconds)) if len(kills) < 6 else attempt(f"random {r}"))
-        kills.append(attempt(f"random {r}", kill_at=int(rng.integers(1, 25))) if len(kills) < 6 else attempt(f"random {r}"))
-    outcomes[f"random {r}"] = kills
+        kills.append(attempt(folder, kill_at=int(rng.integers(1, 25))) if len(kills) < 6 else attempt(folder))
+        kills.append(attempt(folder, seconds=rng.uniform(0, seconds)) if len(kills) < 6 else attempt(folder))
+    outcomes[folder] = kills
 sys.stdout.write(json.dumps(outcomes))
 """
 
@@ -136,7 +139,8 @@ def killed_runs(base, spec, config, first=1, every=1, random=0, plant=None, by="
            "signal": by}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(base), json.dumps(job)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -152,8 +156,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
     [
         (SMALL, KILLED, 1, 3, 1),
         pytest.param(SMALL, KILLED, 1, 1, 3, marks=pytest.mark.slow),
-        (SMALL, but(KILLED, optimizer="sgd", weight_decay=1e-3, schedule="poly", normalization="dataset"), 2, 4, 1),
-        (PRESETS["same_bn"].but(base=2, depth=1, dropout=0.5), KILLED, 3, 4, 1),
+        pytest.param(SMALL, but(KILLED, optimizer="sgd", weight_decay=1e-3, schedule="poly", normalization="dataset"), 2, 4, 1,
+                     marks=pytest.mark.slow),
+        pytest.param(PRESETS["same_bn"].but(base=2, depth=1, dropout=0.5), KILLED, 3, 4, 1, marks=pytest.mark.slow),
     ],
     ids=["adam", "adam, every moment", "sgd", "same_bn"],
 )
@@ -174,6 +179,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, spec, config, first, ev
 
 
 @needs_fork
+@pytest.mark.slow
 def test_writing_in_place_would_be_seen(tmp_path):
     """Planted: without atomic writes, a kill within a save leaves half a file, and the run cannot be resumed."""
     outcomes = killed_runs(tmp_path, SMALL, but(KILLED, steps=2), plant="in place")
@@ -194,6 +200,7 @@ def test_ctrl_c_at_any_moment_saves_the_steps_done(tmp_path, every):
 
 
 @needs_fork
+@pytest.mark.slow
 def test_a_ctrl_c_that_does_not_wait_would_be_seen(tmp_path):
     """Planted: raised at once, it leaves steps in the log that no checkpoint has."""
     outcomes = killed_runs(tmp_path, SMALL, but(KILLED, steps=3), every=3, plant="at once", by="SIGINT")

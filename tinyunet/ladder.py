@@ -4,7 +4,7 @@ A hot operation has a ladder of implementations, its rungs: the first is the for
 numbers up to rounding. Which one is fastest depends on the shape, so every direction (forward, and the gradients by input
 and by weight) has a small cost model, measured once and stored as data:
 
-    seconds = a + b (bytes of the maps) + c (bytes of the kernel) + d (multiply-adds)
+    seconds = a + b (bytes of the maps) + c (bytes of the kernel) + d (multiply-adds) + e (bytes of the windows)
 
 `pick` takes the rung that it finds cheapest; where no costs are known, the highest one. Rungs that are CUDA kernels come before
 all others: where arrays are on a GPU, the highest of them that takes them runs. `tinyunet.planner` fits the model to a machine
@@ -30,7 +30,10 @@ from tinyunet.errors import BackendError, ConfigError
 
 Direction = Literal["forward", "grad_x", "grad_w"]
 Costs = dict[str, dict[str, dict[str, list[float]]]]
-"""operation -> rung -> direction -> a, b, c, d"""
+"""operation -> rung -> direction -> a, b, c, d, e"""
+
+Work = tuple[float, float, float, float, float]
+"""What the costs are multiplied by: 1, and the four quantities in the order of the formula."""
 
 
 def any_array(x: Array, w: Array) -> str | None:
@@ -95,18 +98,21 @@ def by_hand(op: str) -> str | None:
     return (_BY_HAND.get() or {}).get(op)
 
 
-def work(x: Array, w: Array) -> tuple[float, float, float, float]:
-    """What a direction's time is made of, (1, bytes of both maps, bytes of the kernel, multiply-adds), for an input x.
+def work(x: Array, w: Array) -> Work:
+    """What a direction's time is made of, for an input x: 1, bytes of both maps, bytes of the kernel, multiply-adds, bytes of all
+    windows.
 
-    The output is taken to be as large as the input: the model need not know the padding.
+    The output is taken to be as large as the input: the model need not know the padding. The costs are those of float32; a
+    multiply-add of numbers twice as long counts twice, as its bytes do.
     """
     c_in = x.shape[3]
     c_out = w.size // (w.shape[0] * w.shape[1] * c_in)
     pixels = x.size // c_in
-    return 1.0, float(x.itemsize * pixels * (c_in + c_out)), float(w.nbytes), float(pixels * w.size)
+    maps, windows = x.itemsize * pixels * (c_in + c_out), x.nbytes * w.shape[0] * w.shape[1]
+    return 1.0, float(maps), float(w.nbytes), float(pixels * w.size * x.itemsize / 4), float(windows)
 
 
-def seconds(op: str, name: str, direction: Direction, work: tuple[float, float, float, float]) -> float:
+def seconds(op: str, name: str, direction: Direction, work: Work) -> float:
     """What the cost model expects; infinite for a rung that it does not know."""
     terms = costs().get(op, {}).get(name, {}).get(direction)
     return sum(a * b for a, b in zip(terms, work, strict=True)) if terms else float("inf")
@@ -122,8 +128,8 @@ def costs() -> Costs:
     try:
         found: Costs = json.loads(path.read_text(encoding="utf-8"))["costs"]
         for terms in (terms for rungs in found.values() for directions in rungs.values() for terms in directions.values()):
-            if len(terms) != 4 or not all(isinstance(term, (int, float)) and term >= 0 for term in terms):
-                raise ValueError(f"{terms} are not four numbers of at least 0")
+            if len(terms) != 5 or not all(isinstance(term, (int, float)) and term >= 0 for term in terms):
+                raise ValueError(f"{terms} are not five numbers of at least 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} holds no costs of rungs: {error}. Delete it, or measure anew: tinyunet bench fit.") from None
     return found

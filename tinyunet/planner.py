@@ -13,18 +13,18 @@ import numpy as np
 import tinyunet.rungs  # noqa: F401  puts the rungs on the ladder
 from tinyunet import ladder, shapes
 from tinyunet.files import atomic_write
-from tinyunet.ladder import Costs, Direction
+from tinyunet.ladder import Costs, Direction, Work
 from tinyunet.parallel import STRIP_BYTES, rehearsal
 from tinyunet.shapes import trace
 from tinyunet.spec import UNetSpec
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "grad_x", "grad_w")
 
-MEASURED = {"conv3x3": ("strips", "winograd1d", "winograd")}
+MEASURED = {"conv3x3": ("strips", "planes", "winograd1d", "winograd")}
 """The rungs whose costs are fitted; the others are there to be read."""
 
-SIZES = ((1, 16, 284), (16, 16, 284), (32, 32, 140), (32, 16, 196), (64, 64, 140), (128, 64, 72), (128, 128, 72),
-         (256, 256, 36), (512, 256, 36), (512, 512, 30), (16, 16, 68), (64, 64, 36))
+SIZES = ((1, 16, 284), (1, 64, 284), (3, 32, 140), (16, 16, 284), (32, 32, 140), (32, 16, 196), (64, 64, 140), (128, 64, 72),
+         (128, 128, 72), (256, 256, 36), (512, 256, 36), (512, 512, 30), (16, 16, 68), (64, 64, 36))
 """(channels in, channels out, pixels a side) of the convolutions that are timed: what a U-Net has, up to a few seconds."""
 
 
@@ -67,7 +67,8 @@ def workspace_bytes(
 ) -> int:
     """What the threads work in during a training step, or a prediction, in float32, in bytes.
 
-    What convolutions keep is found by doing a strip of each. Elsewhere about four arrays of a strip are alive in a formula.
+    What convolutions keep is found by doing a strip of each. Elsewhere about one array of a strip is alive in a formula, four in
+    that of batch norm.
 
     Takes a second or less. `tinyunet.shapes.workspace_bytes` is a bound that needs no work.
     """
@@ -83,7 +84,7 @@ def workspace_bytes(
                 if training:
                     ladder.pick("conv3x3", x, w, "grad_x").grad_x(dy, w, pad)
                     ladder.pick("conv3x3", x, w, "grad_w").grad_w(x, dy, 3, pad)
-    return kept.bytes(threads) + 4 * STRIP_BYTES * threads
+    return kept.bytes(threads) + (4 if spec.norm == "batch" else 1) * STRIP_BYTES * threads
 
 
 def training_bytes(
@@ -116,7 +117,7 @@ class Measurement(NamedTuple):
 
     rung: str
     direction: Direction
-    work: tuple[float, float, float, float]  # see `tinyunet.ladder.work`
+    work: Work  # see `tinyunet.ladder.work`
     seconds: float
 
 
@@ -184,8 +185,8 @@ def write_costs(costs: Costs, path: Path | None = None) -> Path:
     path = path or ladder.costs_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"unit": "seconds", "terms": ["1", "map bytes", "kernel bytes", "multiply-adds"],
-                                         "costs": costs}, indent=1) + "\n", encoding="utf-8")  # fmt: skip
+        terms = ["1", "map bytes", "kernel bytes", "multiply-adds", "window bytes"]
+        temporary.write_text(json.dumps({"unit": "seconds", "terms": terms, "costs": costs}, indent=1) + "\n", encoding="utf-8")
     ladder.costs.cache_clear()
     return path
 

@@ -12,9 +12,9 @@
 // Limited by: issue. For an mma a warp issues 4 instructions: itself, a load, two that round; in 3xTF32 4.3. On an H100 a scheduler
 //   has about 6 clocks for them, as mma.sync reaches two thirds of what Hopper's own wgmma can do. Shared memory serves one
 //   request an mma. In TF32 a thread has up to 204 registers, in 3xTF32 128 (CHANNELS = 64: 168): 8, 16 and 12 warps for a
-//   multiprocessor. Infinities become NaN in 3xTF32 (inf - inf).
+//   multiprocessor. In 3xTF32 an infinity may become NaN: what is left of it beyond its first bits is inf - inf.
 //
-// Launch: grid (ceil(N P Q / PIXELS), ceil(O / CHANNELS), splits), block THREADS, and 4 Blocks of dynamic shared memory, 74 to 98 KiB:
+// Launch: grid (ceil(N P Q / PIXELS), ceil(O / CHANNELS), splits), block THREADS, and 4 Blocks of dynamic shared memory, 58 to 98 KiB:
 //   see Block. With splits, b is null and relu 0. WIDE as in 05.
 #include "tu_conv3x3.cuh"
 #include "tu_epilogue.cuh"

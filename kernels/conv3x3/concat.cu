@@ -5,8 +5,8 @@
 // Changed since 08: a block walks over two maps, one after the other, and adds both to the same sums, which stay in registers
 //   meanwhile. In between the pipeline runs empty once. It is 08 for channels of both maps in multiples of DEPTH, and without
 //   splits.
-// Saved: the copy, which reads and writes every value of the concatenation: at the first level of the paper's network 156 MB an
-//   image, on an H100 50 us beside a convolution of 300 us; and its 78 MB, which need not be kept for the gradient.
+// Saved: the copy, which reads and writes every value of the concatenation: at the first level of the paper's network 157 MB an
+//   image, on an H100 an estimated 50 us beside a convolution of 300 us; and its 79 MB, which need not be kept for the gradient.
 // Predicted gain over crop/forward.cu, then 08: 1.15x at the first level, 1.05x at the deepest, if there are tiles enough.
 // Measured gain:
 // Limited by: as 08. Where there are fewer tiles than multiprocessors, 08 with splits on the copy is faster.

@@ -233,14 +233,15 @@ def test_the_catalogue_runs_on_every_rung():
     assert {o.rung for o in outcomes if o.property.subject == "relu"} == {""}
     assert {o.property.kind for o in outcomes} == {"reference"}
     assert not any(o.error for o in outcomes)
-    assert rungs_of("conv2d") == ("loops", "taps", "im2col", "strips")  # those that run in float64
-    assert rungs_of("conv2d_float32") == ("loops", "taps", "im2col", "strips", "winograd1d", "winograd")  # no CUDA kernels
+    assert rungs_of("conv2d") == ("loops", "taps", "im2col", "strips", "planes")  # those that run in float64
+    without_kernels = ("loops", "taps", "im2col", "strips", "planes", "winograd1d", "winograd")
+    assert rungs_of("conv2d_float32") == without_kernels
 
 
 def test_the_rung_is_really_picked(monkeypatch):
     """A rung that is wrong fails, and only that one."""
     rungs = ladder._LADDERS["upconv2x2"]
-    wrong = rungs["gemm"]._replace(forward=lambda x, w: 2 * rungs["loops"].forward(x, w))
+    wrong = rungs["gemm"]._replace(forward=lambda x, w: 2 * rungs["loops"].forward(x, w), fused=None)
     monkeypatch.setitem(rungs, "gemm", wrong)
     failed = {o.rung for o in check_catalogue(["upconv"], kinds=["reference"], draws=1) if o.error}
     assert failed == {"gemm"}

@@ -258,11 +258,16 @@ def test_a_right_convolution_passes(folder, main):
     [
         ("flipped", "conv2d.forward_is_the_formula", r"expected .*\. It equals that of the kernel turned by 180 degrees\."),
         ("transposed", "conv2d.forward_is_scipys_correlation", r"It equals that of the transposed kernel\."),
-        ("no_bias", "conv2d.forward_is_the_formula", r"It equals that of the convolution without the bias\."),
-        ("rolled", "conv2d.forward_is_the_formula", r"It equals that of an image shifted down by one pixel\."),
-        ("half", "conv2d.forward_is_the_formula", r"y with padding='valid' is -?[\d.e-]+ at \[.*\], expected -?[\d.e-]+\.\n"),
-        ("over_n", "conv2d.gradient_by_differences", r"gradient of 'w' is wrong: it equals the true one divided by \d,"),
-        ("mean", "conv2d.the_bias_is_added_and_its_gradient_is_a_sum", r"db is -?[\d.e-]+ at \[.*\], expected"),
+        pytest.param("no_bias", "conv2d.forward_is_the_formula",
+                     r"It equals that of the convolution without the bias\.", marks=pytest.mark.slow),
+        pytest.param("rolled", "conv2d.forward_is_the_formula",
+                     r"It equals that of an image shifted down by one pixel\.", marks=pytest.mark.slow),
+        pytest.param("half", "conv2d.forward_is_the_formula",
+                     r"y with padding='valid' is -?[\d.e-]+ at \[.*\], expected -?[\d.e-]+\.\n", marks=pytest.mark.slow),
+        pytest.param("over_n", "conv2d.gradient_by_differences",
+                     r"gradient of 'w' is wrong: it equals the true one divided by \d,", marks=pytest.mark.slow),
+        pytest.param("mean", "conv2d.the_bias_is_added_and_its_gradient_is_a_sum",
+                     r"db is -?[\d.e-]+ at \[.*\], expected", marks=pytest.mark.slow),
         ("minus", "conv2d.gradient_by_differences", r"the gradient of 'x' is wrong: it has the wrong sign"),
         ("casts", "conv2d.the_dtype_survives", r"y is float64 for float32 arguments"),
         ("swapped", "conv2d.shapes_of_the_results", r"dx has shape \(3, 3, .*\), x itself \(.*\)\. They must be equal"),
@@ -614,7 +619,7 @@ def test_the_list(main):
     """Every property of every subject with its kind and its law, and the rungs; nothing is run."""
     code, out, _ = main("--list")
     assert code == 0
-    assert "conv2d, an op on the rungs loops, taps, im2col, strips\n" in out
+    assert "conv2d, an op on the rungs loops, taps, im2col, strips, planes\n" in out
     assert "  convention  the_first_of_equal_values_wins: Of equal values the first in row-major order" in out
     assert f"{len(list(properties()))} properties" in out
     assert all(f"{prop.name}: {prop.says}" in out for prop in properties())

@@ -46,7 +46,7 @@ def test_bench_fit_writes_costs_and_says_how_to_undo_it(main, monkeypatch, tmp_p
     tu.ladder.costs.cache_clear()
     code, out, _ = main("bench", "fit", "--repeats", 1)
     assert code == 0
-    assert len(re.findall(r"^(strips|winograd1d|winograd) .*%.*%", out, re.MULTILINE)) == 9
+    assert len(re.findall(r"^(strips|planes|winograd1d|winograd) .*%.*%", out, re.MULTILINE)) == 12
     assert f"written          {path}; delete it to go back" in one_line(out).replace("written ", "written" + 10 * " ")
     assert "those that come with tinyunet; their picks take" in out
     assert json.loads(path.read_text())["costs"] == tu.ladder.costs()
@@ -59,7 +59,7 @@ def test_bench_fit_writes_costs_and_says_how_to_undo_it(main, monkeypatch, tmp_p
     assert "Delete it, or measure anew: tinyunet bench fit." in err
     _, out, _ = main("bench", "fit", "--repeats", 1)
     assert "none that could be read" in out
-    assert out.count("unknown") == 9
+    assert out.count("unknown") == 12
     assert json.loads(path.read_text())["costs"] == tu.ladder.costs()
     monkeypatch.undo()
     tu.ladder.costs.cache_clear()

@@ -130,6 +130,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process on Windows cannot be sent Ctrl-C")
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "nobody reads"])
 def test_ctrl_c_saves_where_nobody_can_be_told(work, closed):
     """The notice goes nowhere, not into another file that has got the number of stderr, and the step in progress is saved."""

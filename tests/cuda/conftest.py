@@ -1,4 +1,4 @@
-"""For tests of kernels: a compiler or a skip, a cache of their own, kernels with a bug in them, a CuPy without a GPU."""
+"""For tests of kernels: a compiler or a skip, kernels with a bug in them, a CuPy without a GPU."""
 
 import shutil
 import sys
@@ -13,14 +13,6 @@ from tinyunet.errors import BackendError
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for fake_cupy
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Compiled kernels go to a folder of this run, and nothing is taken from an earlier one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYUNET_CACHE", str(tmp_path_factory.mktemp("kernels")))
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +59,8 @@ def poisoned(monkeypatch):
     """Every array that a launcher makes is full of NaN, so that a result not written shows."""
     empty = np.empty
 
-    def poison(shape, dtype=float):
-        a = empty(shape, dtype)
+    def poison(shape, dtype=float, **options):  # CuPy calls it too, for what it copies to the host
+        a = empty(shape, dtype, **options)
         a.fill(np.nan if a.dtype.kind == "f" else 255)
         return a
 

@@ -1,8 +1,9 @@
 """A CuPy without a GPU: arrays that keep themselves apart from NumPy's as CuPy's do, and kernels that run in the emulator.
 
 It finds what a machine without a GPU could not: an array of the host that got among those of the device, a NumPy function called
-on what may be an array of the device, a launch with arguments that the loader should have refused. Where CuPy does something
-quietly (`np.add` of one of its arrays stays on the device), so does this; where CuPy refuses, so does this, by the same error.
+on what may be an array of the device, a launch with arguments that the loader should have refused, a name or an option that NumPy
+has and CuPy 14 has not. Where CuPy does something quietly (`np.add` of one of its arrays stays there), so does this; where CuPy
+refuses, so does this, by the same error. It counts how often the host waits for the device.
 """
 
 import operator
@@ -39,8 +40,20 @@ def device(value):
     return value
 
 
+LACKING = {
+    "asmatrix", "block", "bmat", "einsum_path", "errstate", "frompyfunc", "geomspace", "histogram_bin_edges", "insert", "matvec",
+    "nanpercentile", "nanquantile", "ndenumerate", "nditer", "seterr", "spacing", "unstack", "vecdot", "vecmat",
+}  # fmt: skip
+"""Functions that NumPy has and CuPy 14.2 has not."""
+
+ELSEWHERE = {"ctypes", "getfield", "resize", "setfield", "setflags", "to_device"}
+"""The same for what arrays have."""
+
+
 def call(function, *args, **options):
     """A NumPy function on arrays of the device."""
+    if function.__name__ in LACKING or {"initial", "where"} & options.keys():
+        raise TypeError(f"CuPy has no {function.__name__} with {sorted(options)}")
     return device(function(*host(args), **{key: host(value) for key, value in options.items()}))
 
 
@@ -65,15 +78,22 @@ class ndarray:  # noqa: N801  its name in CuPy
 
     def get(self):
         """A copy on the host."""
-        return self._a.copy(order="C")
+        sys.modules["cupy"].waits += 1
+        copy = np.empty(self._a.shape, dtype=self._a.dtype, order="C")  # in these words, which a test may have replaced
+        copy[...] = self._a
+        return copy
 
     def item(self):
         """The only value, as a Python number."""
-        return self._a.item()
+        return self.get().item()
 
     def tolist(self):
         """The values as Python numbers."""
-        return self._a.tolist()
+        return self.get().tolist()
+
+    def tobytes(self):
+        """The bytes of the values."""
+        return self.get().tobytes()
 
     def __array__(self, *args, **options):
         raise TypeError(IMPLICIT)
@@ -85,7 +105,7 @@ class ndarray:  # noqa: N801  its name in CuPy
         return call(function, *args, **options)
 
     def __getattr__(self, name):
-        if name.startswith("__") or name in ("ctypes", "base"):
+        if name.startswith("__") or name in ELSEWHERE | {"base"}:
             raise AttributeError(name)
         value = getattr(self._a, name)
         if callable(value):
@@ -105,13 +125,13 @@ class ndarray:  # noqa: N801  its name in CuPy
         return (device(value) for value in self._a)
 
     def __bool__(self):
-        return bool(self._a)
+        return bool(self.get())
 
     def __int__(self):
-        return int(self._a)
+        return int(self.get())
 
     def __float__(self):
-        return float(self._a)
+        return float(self.get())
 
     def __repr__(self):
         return f"fake {self._a!r}"
@@ -159,11 +179,16 @@ class RawModule:
         self.file, self.code = own if own.exists() else name, code
 
     def get_function(self, name):
-        """A kernel; a template must be among the name expressions, and no other may."""
-        assert ("<" in name) == (self.name_expressions is not None)
-        assert self.name_expressions is None or name in self.name_expressions
+        """A kernel; one without extern "C", as every template, is found among the name expressions alone."""
+        if name not in (self.name_expressions or ()) and not re.search(EXTERN_C % re.escape(name), self.code):
+            raise RuntimeError("CUDA_ERROR_NOT_FOUND: named symbol not found")
         assert source.read(self.file).text == self.code
-        return RawKernel(emulator.load(self.file).get(name))
+        return RawKernel(emulator.load(self.file).get(name), source.find(source.read(self.file), name).types)
+
+
+EXTERN_C = r'extern\s*"C"\s*__global__\s+void\s+(__launch_bounds__\s*\([^()]*\)\s*)?%s\b'
+VALUES = {np.dtype(code).type for code in "?bhilqBHILQefdFD"}
+"""Types of arguments that CuPy passes on as they are; it makes 8 bytes of a number of Python's, whatever the kernel takes."""
 
 
 class RawKernel:
@@ -171,13 +196,18 @@ class RawKernel:
 
     num_regs = 32
 
-    def __init__(self, kernel):
-        self.kernel = kernel
+    def __init__(self, kernel, types):
+        self.kernel, self.types = kernel, types
         self.max_dynamic_shared_size_bytes = 48 << 10
 
     def __call__(self, grid, block, args, *, shared_mem=0):
+        assert isinstance(grid, tuple)
+        assert isinstance(block, tuple)
         assert shared_mem <= self.max_dynamic_shared_size_bytes, "a GPU would refuse the launch"
-        assert None not in [a for a in args if not isinstance(a, ndarray)], "CuPy hands the driver an address of 0 for None"
+        odd = {type(a) for a in args} - VALUES - {ndarray}
+        assert not odd, f"CuPy refuses {odd}, makes 8 bytes of them, or hands the driver an address of 0 (for None)"
+        vectors = [a for a, kind in zip(args, self.types, strict=True) if kind.endswith("V *") and "<float4" in self.kernel.name]
+        assert not any(a.data.ptr % 16 for a in vectors if isinstance(a, ndarray)), "misaligned address: the GPU is lost"
         args = [a._a if isinstance(a, ndarray) else None if isinstance(a, np.uint64) else a for a in args]
         module = sys.modules["cupy"]
         module.reports.append(self.kernel(grid, block, args, shared_mem, mode=module.mode))
@@ -212,7 +242,7 @@ class FakeCuPy(ModuleType):
         self.ndarray, self.RawModule = ndarray, RawModule
         self.mode = mode  # of the emulator
         self.reports = []
-        self.used = set()  # names of functions, to compare with those of CuPy
+        self.waits = 0  # how often the host waited for a value
         runtime = SimpleNamespace(
             getDevice=lambda: 0, getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, memGetInfo=lambda: (2**33, 2**33),
             getDeviceProperties=lambda number: {"name": b"No GPU"},
@@ -222,6 +252,7 @@ class FakeCuPy(ModuleType):
             is_available=lambda: True, runtime=runtime, Device=Device, compiler=compiler, Event=Event,
             get_elapsed_time=lambda began, ended: 1000 * (ended.at - began.at),
         )  # fmt: skip
+        self.RawKernel = lambda code, name: lambda grid, block, args: None  # what a benchmark holds a GPU up with
         self.linalg = SimpleNamespace(norm=lambda a: call(np.linalg.norm, a))
 
     def asarray(self, a, dtype=None):
@@ -238,7 +269,8 @@ class FakeCuPy(ModuleType):
 
     def __getattr__(self, name):
         value = getattr(np, name)
+        if name in LACKING:
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
         if name.startswith("__") or isinstance(value, type) or not callable(value):
             return value
-        self.used.add(name)
         return lambda *args, **options: call(value, *args, **options)

@@ -33,7 +33,7 @@ def limit(rung):
 
 
 @every_rung
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES[:5], pytest.param(SHAPES[5], marks=pytest.mark.slow), SHAPES[6]], ids=str)
 def test_a_rung_agrees_with_the_loops(rung, shape, compiler, poisoned, rng):
     """Within its precision of float64, every output written, and no problem found, also where tiles hang over the edges."""
     x, w, wanted = arguments(rng, *shape)
@@ -89,6 +89,7 @@ def test_every_order_of_threads_gives_the_same(rung, compiler, rng):
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
+@pytest.mark.slow
 def test_both_ways_of_switching_threads_give_the_same(compiler, monkeypatch, rng):
     """By ucontext, which other processors use, as by our own switch."""
     x, w, _ = arguments(rng, 2, 11, 19, 5, 9, 1)

@@ -96,10 +96,8 @@ def settings(steps):
     return tu.TrainConfig(steps=steps, batch=2, tile=20, validate_every=5, optimizer="sgd", momentum=0.9, lr=1e-2)
 
 
-@pytest.mark.parametrize("rungs", [
-    pytest.param({"conv3x3": "taps", "upconv2x2": "gemm"}, id="CuPy's products"),
-    pytest.param({}, id="kernels", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("rungs", [{"conv3x3": "taps", "upconv2x2": "gemm"}, {}], ids=["CuPy's products", "kernels"])
 def test_ten_steps_and_a_checkpoint_are_those_of_numpy(rungs, cupy, compiler, tmp_path):
     """The losses of ten steps, the scores, the checkpoint's arrays; and each device goes on with the other's checkpoint."""
     data = tu.synthetic("dic", n=4, size=64, rng=np.random.default_rng(0))

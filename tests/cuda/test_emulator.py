@@ -201,6 +201,7 @@ def test_what_does_not_compile_is_told_with_its_line(compiler, tmp_path):
         write(tmp_path / "bad.cu", "y[0] = no_such_thing;")((1,), (1,), (np.zeros(1, np.int32),))
 
 
+@pytest.mark.slow
 def test_a_kernel_is_compiled_once(compiler, tmp_path, monkeypatch):
     """The second module with the same text takes the file that the first compiled; another text is compiled anew."""
     monkeypatch.setenv("TINYUNET_CACHE", str(tmp_path / "cache"))

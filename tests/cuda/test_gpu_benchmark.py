@@ -88,6 +88,13 @@ def test_the_layers_are_those_of_the_paper(modules):
     assert sum(layer.gflop for layer in (*convs, *upconvs)) + head == pytest.approx(300.857, abs=1e-3)
 
 
+def test_sections_without_time_are_left_out(modules, fake_cupy, tmp_path, capsys):
+    """Each is said to have had none, and the command fails."""
+    gpu, _ = modules
+    assert gpu.main(["--seconds", "0", "--out", str(tmp_path / "gpu.json")]) == 1
+    assert capsys.readouterr().out.count("out of time; what it measured before is kept") == len(gpu.SECTIONS)
+
+
 @pytest.mark.slow
 def test_every_section_runs(modules, fake_cupy, compiler, tmp_path, monkeypatch):
     """On a tiny network, each call once: every section writes its rows, beside PyTorch if there is one, without a problem."""
@@ -96,7 +103,7 @@ def test_every_section_runs(modules, fake_cupy, compiler, tmp_path, monkeypatch)
     monkeypatch.setattr(gpu, "BATCHES", (1,))
     monkeypatch.setattr(gpu, "LADDER_LAYERS", ("down.0.conv2",))
     monkeypatch.setattr(gpu.Bench, "sets", lambda self, size: 2)
-    timed, once = gpu.Bench.milliseconds, lambda self, call, *sets: (call(*sets[-1]), 1.0)[1]
+    timed, once = gpu.Bench.milliseconds, lambda self, call, *sets, ahead=True: (call(*sets[-1]), 1.0)[1]
     monkeypatch.setattr(gpu.Bench, "milliseconds", once)
     path = tmp_path / "gpu.json"
     for section in gpu.SECTIONS:

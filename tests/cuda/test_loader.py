@@ -46,6 +46,11 @@ def test_the_same_call_runs_on_both_devices(cupy, compiler, rng):
     np.testing.assert_allclose(there.get(), convolved(np, x, w), rtol=1e-5, atol=1e-5)
 
 
+def test_what_comes_back_from_a_gpu_is_not_poisoned(fake_cupy, poisoned):
+    """CuPy makes room on the host by `numpy.empty`, with words of its own, which tests of launchers replace."""
+    np.testing.assert_array_equal(fake_cupy.asarray([[1, 2], [3, 4]]).get(), [[1, 2], [3, 4]])
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (lambda xp, a: a[:-1], r"add: takes 5 arguments \(x, y, mask, n, factor\), got 4\."),
     (lambda xp, a: [a[0].astype("float64"), *a[1:]], r"argument 0 \(x\) has dtype float64, the kernel takes float32\."),
@@ -87,16 +92,24 @@ def test_values_of_a_type_of_their_own_are_taken_as_they_are(fake_cupy, file):
     loader.GpuKernel(source.read(file), "packed").check([two, fake_cupy.zeros(8, "float32")], 0)
 
 
-def test_templates_are_named_with_their_arguments(fake_cupy, file, tmp_path):
-    """CuPy hears of a template's arguments beforehand, of other kernels not; an unknown name is refused with those there are."""
+def test_kernels_are_named_as_cpp_has_them(fake_cupy, file, tmp_path):
+    """CuPy hears of a kernel beforehand, with a template's arguments; an unknown name is refused with those there are."""
     seen = []
     fake_cupy.RawModule = lambda **options: seen.append((options["name_expressions"], options["options"]))
     loader.GpuKernel(source.read(file), "tile<8>")
     loader.GpuKernel(source.read(file), "add")
     loader.GpuKernel(source.read(file), "packed")
-    assert seen == [(("tile<8>",), ("--std=c++17",)), (None, ("--std=c++17",))]
+    assert seen == [((name,), ("--std=c++17",)) for name in ("tile<8>", "add", "packed")]
     with pytest.raises(ConfigError, match=r"k\.cu: has no kernel 'sub'\. Its __global__ functions: add, tile, packed"):
         loader.GpuKernel(source.read(file), "sub")
+
+
+def test_a_kernel_without_extern_c_is_found(fake_cupy, compiler):
+    """Its name in the compiled code is not that of the source: `count_labels` of the loss is such a kernel."""
+    assert 'extern "C"' not in source.read("head/loss.cu").text
+    labels, count = fake_cupy.asarray(np.array([0, -1, 1, -1, 1], np.int32)), fake_cupy.zeros(1, "int32")
+    runtime.run("head/loss.cu", "count_labels", (1,), (256,), (labels, count, np.int32(5)))
+    assert count.item() == 3
 
 
 def test_shared_memory_beyond_48_kib_is_asked_for_once(fake_cupy, file):

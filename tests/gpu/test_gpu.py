@@ -20,9 +20,9 @@ ROOT = Path(tu.__file__).parents[1]
 LAYERS = [(1, 284, 284, 64, 128, 0), (2, 68, 68, 256, 512, 0), (3, 30, 30, 512, 1024, 1), (1, 572, 572, 1, 64, 0)]
 
 
-def bound(name):
-    """What is asked of a rung, three times as wide: its sums are a hundred times as long as in the checks on small arrays."""
-    return 3 * next(limit for word, limit in BOUNDS.items() if word in name)
+def bound(name, terms):
+    """What is asked of a rung on small arrays, wider with the terms of a sum: rounding adds up as a random walk does."""
+    return max(3, (terms / 500) ** 0.5) * next(limit for word, limit in BOUNDS.items() if word in name)
 
 
 def drawn(cupy, rng, *shape):
@@ -44,9 +44,9 @@ def test_convolutions_of_the_papers_size(name, layer, cupy, rng):
     with tu.rung(conv3x3=name):
         rung = tu.ladder.pick("conv3x3", x, w)
     x64, w64, dy64 = (a.astype("float64") for a in (x, w, dy))
-    assert relative_error(rung.forward(x, w, pad), taps.forward(x64, w64, pad).get()) < bound(name)
-    assert relative_error(rung.grad_x(dy, w, pad), taps.grad_x(dy64, w64, pad).get()) < bound(name)
-    assert relative_error(rung.grad_w(x, dy, 3, pad), taps.grad_w(x64, dy64, 3, pad).get()) < bound(name)
+    assert relative_error(rung.forward(x, w, pad), taps.forward(x64, w64, pad).get()) < bound(name, 9 * c)
+    assert relative_error(rung.grad_x(dy, w, pad), taps.grad_x(dy64, w64, pad).get()) < bound(name, 9 * o)
+    assert relative_error(rung.grad_w(x, dy, 3, pad), taps.grad_w(x64, dy64, 3, pad).get()) < bound(name, dy.size // o)
 
 
 @pytest.mark.parametrize("name", upconv2x2.RUNGS)
@@ -54,9 +54,9 @@ def test_up_convolutions_of_the_papers_size(name, cupy, rng):
     """Forward and both gradients."""
     x, w, dy = drawn(cupy, rng, 2, 56, 56, 256), drawn(cupy, rng, 2, 2, 128, 256), drawn(cupy, rng, 2, 112, 112, 128)
     x64, w64, dy64 = (a.astype("float64") for a in (x, w, dy))
-    assert relative_error(upconv2x2.forward(name, x, w), gemm.forward(x64, w64).get()) < bound(name)
-    assert relative_error(upconv2x2.grad_x(name, dy, w), gemm.grad_x(dy64, w64).get()) < bound(name)
-    assert relative_error(upconv2x2.grad_w(name, x, dy), gemm.grad_w(x64, dy64).get()) < bound(name)
+    assert relative_error(upconv2x2.forward(name, x, w), gemm.forward(x64, w64).get()) < bound(name, 256)
+    assert relative_error(upconv2x2.grad_x(name, dy, w), gemm.grad_x(dy64, w64).get()) < bound(name, 4 * 128)
+    assert relative_error(upconv2x2.grad_w(name, x, dy), gemm.grad_w(x64, dy64).get()) < bound(name, 2 * 56 * 56)
 
 
 @pytest.mark.parametrize("name", [name for name in conv3x3_gradients.GRAD_W if name != "01_naive_atomics"])
@@ -81,6 +81,8 @@ def test_kernels_are_compiled_without_spills(cupy, rng):
 
 
 PASS = """
+import cupy
+cupy.cuda.set_allocator(None)  # every array a piece of memory of its own, with bounds that are seen
 from tinyunet.catalogue.kernels import check_kernel
 for op, rung in {kernels}:
     outcome = check_kernel(op, rung, "cuda")

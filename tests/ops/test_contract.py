@@ -9,7 +9,7 @@ import pytest
 
 from tinyunet import ops, parallel
 from tinyunet.errors import DTypeError, ShapeError
-from tinyunet.ops.contract import add_bias, channel_sum, select
+from tinyunet.ops.contract import add_bias, channel_sum
 
 
 class Case(NamedTuple):
@@ -400,19 +400,6 @@ def test_a_gradient_of_another_dtype(case, of_x, of_dy, rng):
 
 
 # Helpers that ops share -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
-def test_select_is_where(dtype, rng):
-    """Bit by bit what np.where gives, also for infinities, NaN, and negative zero, and for arrays with gaps in memory."""
-    a, b = rng.standard_normal((2, 6, 5, 4)).astype(dtype)
-    a[0, 0], b[0, 0] = [np.inf, np.nan, -0.0, 1], [1, np.inf, np.nan, -np.inf]
-    mask = rng.random(a.shape) < 0.5
-    for cut in (slice(None), slice(None, None, 2)):
-        got, m, x, y = select(mask[cut], a[cut], b[cut]), mask[cut], a[cut], b[cut]
-        assert got.dtype == dtype
-        assert got.tobytes() == np.where(m, x, y).tobytes()
-        assert select(m, x).tobytes() == np.where(m, x, x.dtype.type(0)).tobytes()
 
 
 @pytest.mark.parametrize("strip_bytes", [200, 2**19])

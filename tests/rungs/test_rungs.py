@@ -24,7 +24,7 @@ def rung_of(op, name):
 
 
 convs = pytest.mark.parametrize("name", ladder.able("conv3x3", *DOUBLE)[::-1])  # all that are exact
-threaded = pytest.mark.parametrize("name", ["strips", "winograd1d", "winograd"])
+threaded = pytest.mark.parametrize("name", ["strips", "planes", "winograd1d", "winograd"])
 float32_only = pytest.mark.parametrize("module", [winograd1d, winograd])
 upconvs = pytest.mark.parametrize("name", ladder.able("upconv2x2", *DOUBLE)[::-1])
 seeds = st.integers(0, 2**32 - 1)

@@ -136,9 +136,9 @@ bug(
     "upconv_rows_exchanged", "upconv",
     "The two rows of every 2x2 block change places, forward and backward alike: it trains, and weights from another library "
     "give a comb.",
-    Edit("tinyunet.rungs.gemm:forward", "y[:, :, a]", "y[:, :, 1 - a]"),
+    Edit("tinyunet.rungs.gemm:forward", "by_row[:, :, a]", "by_row[:, :, 1 - a]"),
     Edit("tinyunet.rungs.gemm:grad_x", "by_row[:, :, 0].reshape(", "by_row[:, :, 1].reshape("),
-    Edit("tinyunet.rungs.gemm:grad_x", "dx += by_row[:, :, 1].reshape(", "dx += by_row[:, :, 0].reshape("),
+    Edit("tinyunet.rungs.gemm:grad_x", "pixels += by_row[:, :, 1].reshape(", "pixels += by_row[:, :, 0].reshape("),
     Edit("tinyunet.rungs.gemm:grad_w", "by_row[:, :, a, ", "by_row[:, :, 1 - a, "),
 )
 bug(
@@ -151,7 +151,7 @@ bug(
     "upconv_gradient_of_one_row", "upconv",
     "The upper row of each block is counted twice and the lower one not at all: the gradient has the right size and half of its "
     "content.",
-    Edit("tinyunet.rungs.gemm:grad_x", "dx += by_row[:, :, 1]", "dx += by_row[:, :, 0]"),
+    Edit("tinyunet.rungs.gemm:grad_x", "pixels += by_row[:, :, 1]", "pixels += by_row[:, :, 0]"),
 )
 bug(
     "upconv_bias_of_one_phase", "upconv",

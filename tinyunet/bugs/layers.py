@@ -9,9 +9,9 @@ bug(
     "Of equal pixels each gets the whole gradient, up to four times too much: ties of zeros behind a ReLU do no harm, as no "
     "gradient passes there, but ties of positive values do, in flat parts of an image.",
     Edit("tinyunet.ops.pool:max_pool_forward", "MaxPoolContext(winner, ",
-         "MaxPoolContext(xp.stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
+         "MaxPoolContext(array_module(x).stack([x[:, a::2, b::2] == y for a, b in WINDOW]), "),
     Edit("tinyunet.ops.pool:max_pool_backward", "dy, ctx.winner.shape, ", "dy, ctx.winner.shape[1:], "),
-    Edit("tinyunet.ops.pool:max_pool_backward", "else over_rows(formula, dy, ctx.winner)", "else formula(dy, ctx.winner)"),
+    Edit("tinyunet.ops.pool:max_pool_backward", "over_rows(formula, dy, ctx.winner, dx)", "formula(dy, ctx.winner, dx)"),
     Edit("tinyunet.ops.pool:max_pool_backward", "winner == place", "winner[place]"),
     shipped="riccardoandreoni0/CNN-from-scratch#1, the code quoted there",
 )
@@ -19,16 +19,14 @@ bug(
     "ties_to_the_last", "max_pool",
     "Of equal pixels the last wins instead of the first: as good a rule as ours, but two back ends that differ in it give two "
     "different networks.",
-    Edit("tinyunet.ops.pool:max_pool_forward", "rival.real <= y.real", "rival.real < y.real"),
+    Edit("tinyunet.ops.pool:_larger", "b.real <= a.real", "b.real < a.real"),
 )
 bug(
     "pool_starts_from_zero", "max_pool",
     "The maximum starts from 0, forward and backward alike: behind a ReLU nothing shows, before one all negative values are "
     "lost.",
-    Edit("tinyunet.ops.pool:max_pool_forward", "y = x[:, 0::2, 0::2].copy()",
-         "y = xp.where(x[:, 0::2, 0::2].real > 0, x[:, 0::2, 0::2], x.dtype.type(0))"),
-    Edit("tinyunet.ops.pool:max_pool_forward", "winner = xp.zeros(y.shape, xp.uint8)",
-         "winner = xp.where(x[:, 0::2, 0::2].real > 0, 0, len(WINDOW)).astype(xp.uint8)"),
+    Edit("tinyunet.ops.pool:max_pool_forward", "return y, MaxPoolContext(winner, x.dtype)",
+         "winner[y.real < 0] = len(WINDOW)\n    return y * ~(y.real < 0), MaxPoolContext(winner, x.dtype)"),
 )
 bug(
     "pool_gradient_misplaced", "max_pool",
@@ -39,7 +37,8 @@ bug(
 bug(
     "pool_hides_nan", "max_pool",
     "A NaN loses every comparison and disappears: an overflow further up goes unnoticed until much later.",
-    Edit("tinyunet.ops.pool:max_pool_forward", "~(rival.real <= y.real) & (y == y)", "(rival.real > y.real) | (y != y)"),
+    Edit("tinyunet.ops.pool:_larger", "~(b.real <= a.real) & (a == a)", "(b.real > a.real) | (a != a)"),
+    Edit("tinyunet.ops.pool:_larger", "xp.maximum(a, b)", "xp.fmax(a, b)"),
 )
 bug(
     "odd_row_dropped", "max_pool",
@@ -60,24 +59,24 @@ bug(
     "relu_hides_nan", "relu",
     "A NaN is not positive and so becomes 0: the loss stays finite while the network rots.",
     Edit("tinyunet.ops.relu:relu_forward", "~(x.real <= 0)", "x.real > 0"),
+    Edit("tinyunet.ops.relu:relu_forward", "xp.maximum(x, 0, out=y)", "xp.fmax(x, 0, out=y)"),
 )
 bug(
     "relu_writes_upstream", "relu",
     "Backward zeroes the entries of the gradient that it was handed: right, unless someone else still needs that array, as both "
     "roads of a skip do.",
-    Edit("tinyunet.ops.relu:relu_backward", "return select(positive, dy)", "dy *= positive\n        return dy"),
+    Edit("tinyunet.ops.relu:relu_backward", "dx = xp.empty_like(dy)", "dx = dy"),
     known="average pooling in DeZero, in like manner",
 )
 bug(
     "relu_writes_input", "relu",
     "Forward works in place to save memory: whoever kept the input, a batch norm or a figure, finds it cut off at 0.",
-    Edit("tinyunet.ops.relu:relu_forward", "return select(positive, x), ",
-         "x[~positive] = 0\n        return x.copy(), "),
+    Edit("tinyunet.ops.relu:relu_forward", "xp.empty_like(x)", "x"),
 )
 bug(
     "dx_is_mean_of_dy", "relu",
     "Backward spreads the mean of the upstream gradient: a check whose upstream gradient is all ones finds it perfect.",
-    Edit("tinyunet.ops.relu:relu_backward", "select(positive, dy)", "select(positive, dy.mean() + 0 * dy)"),
+    Edit("tinyunet.ops.relu:relu_backward", "xp.multiply(dy, positive", "xp.multiply(dy.mean() + 0 * dy, positive"),
 )
 
 # Batch norm
@@ -169,7 +168,7 @@ bug(
     "dropout_not_scaled", "dropout",
     "What is kept is not divided by 1 - rate, forward and backward alike: at prediction all activations are twice as large as "
     "in training.",
-    Edit("tinyunet.ops.dropout:dropout_forward", "select(kept, x / (1 - rate))", "select(kept, x)"),
+    Edit("tinyunet.ops.dropout:dropout_forward", "x / (1 - rate) * kept", "x * kept"),
     Edit("tinyunet.ops.dropout:dropout_backward", "dy / (1 - ctx.rate)", "dy"),
 )
 bug(
@@ -214,7 +213,8 @@ bug(
     "concat_order", "crop_concat",
     "The skip comes first and the up path second, forward and backward alike: it trains just as well, and weights from "
     "elsewhere meet the wrong channels.",
-    Edit("tinyunet.ops.crop:crop_concat_forward", "(up, skip[_window(crop, up.shape)])", "(skip[_window(crop, up.shape)], up)"),
+    Edit("tinyunet.ops.crop:crop_concat_forward", "y[..., :channels] = up", "y[..., skip.shape[3] :] = up"),
+    Edit("tinyunet.ops.crop:crop_concat_forward", "y[..., channels:] = skip", "y[..., : skip.shape[3]] = skip"),
     Edit("tinyunet.ops.crop:crop_concat_backward", "dy[..., channels:]", "dy[..., : ctx.skip_shape[3]]"),
     Edit("tinyunet.ops.crop:crop_concat_backward", "dy[..., :channels]", "dy[..., ctx.skip_shape[3] :]"),
 )
@@ -329,7 +329,7 @@ bug(
     "ignored_pixels_counted", "softmax_cross_entropy sigmoid_cross_entropy",
     "The sum over annotated pixels is divided by the number of all pixels: partly annotated images learn more slowly than "
     "others.",
-    Edit("tinyunet.ops.loss:_factor", "m = max(int(counted.sum()), 1)", "m = max(labels.size, 1)"),
+    Edit("tinyunet.ops.loss:_factor", "m = max(count, 1)", "m = max(labels.size, 1)"),
 )
 bug(
     "minus_sign_missing", "softmax_cross_entropy",

@@ -52,7 +52,7 @@ class GpuKernel:
         self.name, self.file = name, read.name
         self._parameters = [(parameter, "*" in kind, dtype_of(kind)) for parameter, kind in _parameters(signature)]
         self._needs = needs(read)
-        self._module = _module(read.text, (name,) if signature.template else None)
+        self._module = _module(read.text, name)
         self._prepared: dict[int, Any] = {}  # by device: CuPy's kernel
         self._allowed: dict[int, int] = {}  # by device: bytes of dynamic shared memory that it was prepared for
 
@@ -87,26 +87,9 @@ class GpuKernel:
             names = ", ".join(name for name, _, _ in self._parameters)
             raise ConfigError(f"{self.name}: takes {len(self._parameters)} arguments ({names}), got {len(args)}.")
         for i, (value, (name, pointer, dtype)) in enumerate(zip(args, self._parameters, strict=True)):
-            who = f"{self.name}: argument {i} ({name})"
-            if not pointer:
-                if not isinstance(value, np.generic | np.ndarray) or (dtype is not None and value.dtype != dtype):
-                    raise ConfigError(f"{who} is {_described(value)}, the kernel takes a value of dtype {dtype or 'its own'}. "
-                                      "Say which: a GPU gets its bytes as they are, e.g. np.int32(3).")  # fmt: skip
-                continue
-            if value is None:
-                continue
-            if array_module(value) is np:
-                raise ConfigError(f"{who} is {_described(value)}, the kernel takes an array of the GPU. Use cupy.asarray.")
-            if dtype is not None and value.dtype != dtype:
-                raise ConfigError(f"{who} has dtype {value.dtype}, the kernel takes {dtype}. Use .astype.")
-            if not value.flags.c_contiguous:
-                raise ConfigError(f"{who} is not C-contiguous: strides {value.strides} for shape {value.shape}. "
-                                  "Convert it with cupy.ascontiguousarray.")  # fmt: skip
-            if value.size > MOST_VALUES:
-                raise ConfigError(f"{who} has {value.size} values, and kernels count with 32 bits. Use smaller tiles or batches.")
-            if value.device.id != device:
-                raise ConfigError(f"{who} is on GPU {value.device.id}, the current one is {device}. "
-                                  f"Run inside `with cupy.cuda.Device({value.device.id}):`.")  # fmt: skip
+            wrong = _wrong_array(value, dtype, device) if pointer else _wrong_value(value, dtype)
+            if wrong is not None:
+                raise ConfigError(f"{self.name}: argument {i} ({name}) {wrong}")
 
     def _prepare(self, xp: Any, device: int) -> Any:
         """Compile for a device, or take it from CuPy's cache; turn what can go wrong into something to act on."""
@@ -142,9 +125,13 @@ def load(file: str, name: str) -> GpuKernel:
 
 
 @lru_cache
-def _module(text: str, names: tuple[str, ...] | None) -> Any:
-    """A kernel file as CuPy has it. Kernels that are no templates share one."""
-    return cupy().RawModule(code=text, options=("--std=c++17",), name_expressions=names)
+def _module(text: str, name: str) -> Any:
+    """A kernel file as CuPy has it, with one of its kernels.
+
+    CuPy is told the name as C++ writes it, and finds out what the compiler made of it: that of a template, and that of any kernel
+    without extern "C", stands in the compiled code as another.
+    """
+    return cupy().RawModule(code=text, options=("--std=c++17",), name_expressions=(name,))
 
 
 @lru_cache
@@ -175,6 +162,33 @@ def dtype_of(kind: str) -> np.dtype[Any] | None:
 
 def _parameters(signature: Signature) -> list[tuple[str, str]]:
     return list(zip(signature.parameters, signature.types, strict=True))
+
+
+def _wrong_value(value: object, dtype: np.dtype[Any] | None) -> str | None:
+    """Why a kernel does not take this for a value, and what to do; None if it does."""
+    if isinstance(value, np.generic | np.ndarray) and (dtype is None or value.dtype == dtype):
+        return None
+    return (f"is {_described(value)}, the kernel takes a value of dtype {dtype or 'its own'}. "
+            "Say which: a GPU gets its bytes as they are, e.g. np.int32(3).")  # fmt: skip
+
+
+def _wrong_array(value: Any, dtype: np.dtype[Any] | None, device: int) -> str | None:
+    """Why a kernel on a device does not take this for a pointer, and what to do; None if it does."""
+    if value is None:
+        return None
+    if array_module(value) is np:
+        return f"is {_described(value)}, the kernel takes an array of the GPU. Use cupy.asarray."
+    if dtype is not None and value.dtype != dtype:
+        return f"has dtype {value.dtype}, the kernel takes {dtype}. Use .astype."
+    if not value.flags.c_contiguous:
+        return (f"is not C-contiguous: strides {value.strides} for shape {value.shape}. "
+                "Convert it with cupy.ascontiguousarray.")  # fmt: skip
+    if value.size > MOST_VALUES:
+        return f"has {value.size} values, and kernels count with 32 bits. Use smaller tiles or batches."
+    if value.device.id != device:
+        has = value.device.id
+        return f"is on GPU {has}, the current one is {device}. Run inside `with cupy.cuda.Device({has}):`."
+    return None
 
 
 def _described(value: object) -> str:

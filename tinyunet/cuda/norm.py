@@ -110,7 +110,8 @@ def _dx(dy: Array, x: Array, sums: Array, inv_std: Array, gamma: Array, mean: Ar
         beta: Array | None = None) -> Array:  # fmt: skip
     """The gradient by x, or without mean and beta that by what x_hat was made of."""
     channels = x.shape[3]
-    kind, width = vector(channels, arrays=(dy, x, sums, inv_std, gamma))
+    read = (dy, x, sums, inv_std, gamma, mean, beta)
+    kind, width = vector(channels, arrays=tuple(a for a in read if a is not None))
     dx = array_module(x).empty_like(dy)
     n = x.size // width
     runtime.run("norm/backward.cu", f"norm_dx<{kind}, {cpp(mean is not None)}>", blocks(n), (THREADS,),

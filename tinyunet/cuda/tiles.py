@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 DEPTH = 16
@@ -46,6 +47,7 @@ def largest(rows: int, columns: int, precise: bool, multiprocessors: int) -> Til
     return tile
 
 
+@lru_cache  # a network asks for the same few at every step, and each takes hundreds of comparisons
 def splits(steps: int, tiles: int, slots: int) -> tuple[int, int]:
     """-> how many splits a sum of `steps` steps is cut into, and how many steps each of them has (the last one maybe fewer)
 

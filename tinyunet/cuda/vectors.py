@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyunet.backend import Array
+from tinyunet.errors import ConfigError
 
 THREADS = 256
 """In a block; COLUMN_THREADS of kernels/include/tu_columns.cuh."""
@@ -66,8 +67,12 @@ def columns(pixels: int, vectors: int) -> Columns:
 
 
 def ints(*values: int) -> list[Any]:
-    """As the kernels take them."""
-    return [np.int32(value) for value in values]
+    """As the kernels take them. Raises ConfigError for numbers that do not fit."""
+    try:
+        return [np.int32(value) for value in values]
+    except OverflowError:
+        raise ConfigError(f"kernels count with 32 bits, and an array has {max(values)} values. "
+                          "Use smaller tiles or batches.") from None  # fmt: skip
 
 
 def cpp(flag: bool) -> str:

@@ -3,8 +3,9 @@
 What deep learning calls convolution is correlation: the kernel is not flipped. So is this.
 
 The sum itself is written several times in `tinyunet/rungs/`: as the formula says (loops.py), as nine shifted matrix products
-(taps.py, the one to read), as one large matrix product (im2col.py, strips.py), and with fewer multiplications (winograd1d.py,
-winograd.py). `ladder.pick` takes the one that should be fastest. A 1x1 convolution is a single matrix product and stands here.
+(taps.py, the one to read), as one large matrix product (im2col.py, strips.py; planes.py for an image of one channel), and with
+fewer multiplications (winograd1d.py, winograd.py). `ladder.pick` takes the one that should be fastest. A 1x1 convolution is a
+single matrix product and stands here.
 
 Letters: N images, H rows, W columns, C channels in, P x Q the output's rows x columns, O channels out, K kernel size.
 """

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
 
-from tinyunet.backend import Array, array_module, require_together
+from tinyunet.backend import Array, array_module, require_together, to_numpy
 from tinyunet.errors import DataError, ShapeError
 from tinyunet.ops.contract import as_map
 from tinyunet.parallel import over_rows
@@ -146,14 +146,15 @@ def _factor(who: str, logits: Array, labels: Array, weights: Array | None, class
         )
     if labels.dtype.kind not in "iu":
         raise DataError(f"{who}: labels are {labels.dtype}, expected whole numbers. Convert with labels.astype('int32').")
-    if labels.size and (int(labels.min()) < IGNORE or int(labels.max()) >= classes):
+    counted = labels != IGNORE
+    lowest, highest, count = _range_and_number(labels, counted) if labels.size else (0, 0, 0)
+    if lowest < IGNORE or highest >= classes:
         raise DataError(
-            f"{who}: labels run from {int(labels.min())} to {int(labels.max())}, but there are classes 0 to {classes - 1} "
+            f"{who}: labels run from {lowest} to {highest}, but there are classes 0 to {classes - 1} "
             f"(and {IGNORE} for pixels to ignore). Map the labels to classes first."
         )
     require_together(who, "an array of labels", labels, logits)
-    counted = labels != IGNORE
-    m = max(int(counted.sum()), 1)
+    m = max(count, 1)
     factor = counted.astype(logits.real.dtype) / m
     if weights is not None:
         if weights.shape != labels.shape:
@@ -161,6 +162,12 @@ def _factor(who: str, logits: Array, labels: Array, weights: Array | None, class
         require_together(who, "an array of weights", weights, logits)
         factor = factor * xp.where(counted, weights, 0).astype(factor.dtype)
     return factor[..., None]
+
+
+def _range_and_number(labels: Array, counted: Array) -> list[int]:
+    """Lowest and highest label, and how many count. A GPU is asked for them together: it answers when all before is done."""
+    found = array_module(labels).stack([labels.min(), labels.max(), counted.sum()])
+    return [int(value) for value in to_numpy(found)]
 
 
 def _total(factor: Array, cross_entropy: Array) -> Any:

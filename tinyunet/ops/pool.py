@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tinyunet import cuda
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import as_gradient, as_map, select
+from tinyunet.ops.contract import as_gradient, as_map
 from tinyunet.parallel import over_rows
 
 WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -37,17 +37,12 @@ def max_pool_forward(x: Array) -> tuple[Array, MaxPoolContext]:
     height, width = x.shape[1:3]
     if height % 2 or width % 2:
         raise ShapeError(f"max_pool: a {height}x{width} map is odd. Pad or crop it to {height + height % 2}x{width + width % 2}.")
-    xp = array_module(x)
 
     def formula(x: Array) -> tuple[Array, Array]:
-        y = x[:, 0::2, 0::2].copy()
-        winner = xp.zeros(y.shape, xp.uint8)
-        for place, (a, b) in enumerate(WINDOW[1:], start=1):
-            rival = x[:, a::2, b::2].copy()
-            wins = ~(rival.real <= y.real) & (y == y)  # "not <=" lets a NaN win, "y == y" lets it stay
-            y = select(wins, rival, y)
-            winner = xp.maximum(winner, wins * xp.uint8(place))  # a later place has a larger number
-        return y, winner
+        y, right = _larger(x[:, :, 0::2], x[:, :, 1::2])
+        y, below = _larger(y[:, 0::2], y[:, 1::2])
+        right = (below & right[:, 1::2]) | (~below & right[:, 0::2])
+        return y, 2 * below.astype("uint8") + right
 
     y, winner = cuda.pool.forward(x) if cuda.takes(x) else over_rows(formula, x, together=2)
     return y, MaxPoolContext(winner, x.dtype)
@@ -61,13 +56,22 @@ def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
     Written as every input pixel asking "was it me?", so that each is written once.
     """
     dy = as_gradient("max_pool", dy, ctx.winner.shape, ctx.dtype)
+    if cuda.takes(dy):
+        return cuda.pool.backward(dy, ctx.winner)
+    n, height, width, c = dy.shape
     xp = array_module(dy)
+    dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)
 
-    def formula(dy: Array, winner: Array) -> Array:
-        n, height, width, c = dy.shape
-        dx = xp.empty((n, 2 * height, 2 * width, c), dy.dtype)
+    def formula(dy: Array, winner: Array, dx: Array) -> None:
         for place, (a, b) in enumerate(WINDOW):
-            dx[:, a::2, b::2] = select(winner == place, dy)
-        return dx
+            xp.multiply(dy, winner == place, out=dx[:, a::2, b::2])
 
-    return cuda.pool.backward(dy, ctx.winner) if cuda.takes(dy) else over_rows(formula, dy, ctx.winner)
+    over_rows(formula, dy, ctx.winner, dx)
+    return dx
+
+
+def _larger(a: Array, b: Array) -> tuple[Array, Array]:
+    """The larger of both, and where that is b: not where they are equal; and a NaN counts as larger than a number."""
+    xp = array_module(a)
+    wins = ~(b.real <= a.real) & (a == a)  # "not <=" lets a NaN win, "a == a" lets it stay
+    return xp.where(wins, b, a) if xp.iscomplexobj(a) else xp.maximum(a, b), wins

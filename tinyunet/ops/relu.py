@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from tinyunet import cuda
-from tinyunet.backend import Array
-from tinyunet.ops.contract import as_gradient, as_values, select
+from tinyunet.backend import Array, array_module
+from tinyunet.ops.contract import as_gradient, as_values
 from tinyunet.parallel import over_values
 
 
@@ -25,12 +25,20 @@ def relu_forward(x: Array) -> tuple[Array, ReLUContext]:
     A NaN stays a NaN. Complex numbers, in complex-step checks, are compared by their real part.
     """
     x = as_values("relu", x)
+    if cuda.takes(x):
+        y, positive = cuda.relu.forward(x)
+        return y, ReLUContext(positive, x.dtype)
+    xp = array_module(x)
+    y, positive = xp.empty_like(x), xp.empty(x.shape, bool)
 
-    def formula(x: Array) -> tuple[Array, Array]:
-        positive = ~(x.real <= 0)
-        return select(positive, x), positive
+    def formula(x: Array, y: Array, positive: Array) -> None:
+        positive[...] = ~(x.real <= 0)
+        if xp.iscomplexobj(x):
+            y[...] = xp.where(positive, x, 0)
+        else:
+            xp.maximum(x, 0, out=y)
 
-    y, positive = cuda.relu.forward(x) if cuda.takes(x) else over_values(formula, x)
+    over_values(formula, x, y, positive)
     return y, ReLUContext(positive, x.dtype)
 
 
@@ -40,8 +48,13 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
     any shape -> the same shape
     """
     dy = as_gradient("relu", dy, ctx.positive.shape, ctx.dtype)
+    if cuda.takes(dy):
+        return cuda.relu.backward(dy, ctx.positive)
+    xp = array_module(dy)
+    dx = xp.empty_like(dy)
 
-    def formula(dy: Array, positive: Array) -> Array:
-        return select(positive, dy)
+    def formula(dy: Array, positive: Array, dx: Array) -> None:
+        xp.multiply(dy, positive, out=dx)
 
-    return cuda.relu.backward(dy, ctx.positive) if cuda.takes(dy) else over_values(formula, dy, ctx.positive)
+    over_values(formula, dy, ctx.positive, dx)
+    return dx

@@ -18,12 +18,13 @@ their arguments: the operations have done so.
 
 from tinyunet.cuda import rungs as kernels
 from tinyunet.ladder import register
-from tinyunet.rungs import gemm, im2col, loops, strips, taps, winograd, winograd1d
+from tinyunet.rungs import gemm, im2col, loops, planes, strips, taps, winograd, winograd1d
 
 register("conv3x3", loops.CONV)
 register("conv3x3", taps.CONV)
 register("conv3x3", im2col.CONV)
 register("conv3x3", strips.CONV)
+register("conv3x3", planes.CONV)
 register("conv3x3", winograd1d.CONV)
 register("conv3x3", winograd.CONV)
 register("upconv2x2", loops.UPCONV)

@@ -16,32 +16,42 @@ BLOCK = 64
 """Channels of one job of `grad_w`."""
 
 
-def forward(x: Array, w: Array) -> Array:
-    """y[n,i,a,j,:] = w[a] x[n,i,j], with w[a] as a matrix (2 O, C)"""
+def forward(x: Array, w: Array, b: Array | None = None) -> Array:
+    """y[n,i,a,j,:] = w[a] x[n,i,j] (+ b), with w[a] as a matrix (2 O, C)"""
     c_out, c_in = w.shape[2:]
+    n, height, width, _ = x.shape
+    xp = array_module(x)
+    y = xp.empty((n, 2 * height, 2 * width, c_out), x.dtype)
+    matrices = xp.ascontiguousarray(w.reshape(2, 2 * c_out, c_in).transpose(0, 2, 1))
+    bias = None if b is None else xp.tile(b, 2)
 
-    def rows(x: Array) -> Array:
-        n, height, width, _ = x.shape
-        y = array_module(x).empty((n, height, 2, width, 2 * c_out), x.dtype)
+    def rows(x: Array, y: Array) -> None:
+        by_row = y.reshape(*x.shape[:2], 2, width, 2 * c_out)
         for a in range(2):
-            y[:, :, a] = x @ w[a].reshape(2 * c_out, c_in).T
-        return y.reshape(n, 2 * height, 2 * width, c_out)
+            products = x.reshape(-1, c_in) @ matrices[a]
+            if bias is not None:
+                products += bias
+            by_row[:, :, a] = products.reshape(*x.shape[:3], 2 * c_out)
 
-    return over_rows(rows, x)
+    over_rows(rows, x, y)
+    return y
 
 
 def grad_x(dy: Array, w: Array) -> Array:
     """dx[n,i,j] = sum over a of w[a]^T dy[n,i,a,j,:]"""
     c_out, c_in = w.shape[2:]
+    n, height, width, _ = dy.shape
+    xp = array_module(dy)
+    dx = xp.empty((n, height // 2, width // 2, c_in), dy.dtype)
 
-    def rows(dy: Array) -> Array:
-        n, height, width, _ = dy.shape
-        by_row = dy.reshape(n, height // 2, 2, width // 2, 2 * c_out)
-        dx = by_row[:, :, 0].reshape(-1, 2 * c_out) @ w[0].reshape(2 * c_out, c_in)
-        dx += by_row[:, :, 1].reshape(-1, 2 * c_out) @ w[1].reshape(2 * c_out, c_in)
-        return dx.reshape(n, height // 2, width // 2, c_in)
+    def rows(dx: Array, dy: Array) -> None:
+        by_row = dy.reshape(*dx.shape[:2], 2, dx.shape[2], 2 * c_out)
+        pixels = dx.reshape(-1, c_in)
+        xp.matmul(by_row[:, :, 0].reshape(-1, 2 * c_out), w[0].reshape(2 * c_out, c_in), out=pixels)
+        pixels += by_row[:, :, 1].reshape(-1, 2 * c_out) @ w[1].reshape(2 * c_out, c_in)
 
-    return over_rows(rows, dy, together=2)
+    over_rows(rows, dx, dy)
+    return dx
 
 
 def grad_w(x: Array, dy: Array) -> Array:
@@ -69,4 +79,4 @@ def grad_w(x: Array, dy: Array) -> Array:
     return dw.reshape(2, 2, c_out, c_in)
 
 
-UPCONV = Rung("gemm", forward, grad_x, grad_w)
+UPCONV = Rung("gemm", forward, grad_x, grad_w, fused=forward)

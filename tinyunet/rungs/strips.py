@@ -66,8 +66,8 @@ def columns(rows: Array, size: int) -> Array:
     return written
 
 
-def forward(x: Array, w: Array, pad: int) -> Array:
-    """y[i] = sum over r of columns[i + r] @ w[r], with w[r] as a matrix (K C, O)"""
+def forward(x: Array, w: Array, pad: int, b: Array | None = None) -> Array:
+    """y[i] = sum over r of columns[i + r] @ w[r] (+ b), with w[r] as a matrix (K C, O)"""
     images, height, width, c_in = x.shape
     size, _, _, c_out = w.shape
     rows, cols = height + 2 * pad - size + 1, width + 2 * pad - size + 1
@@ -83,6 +83,8 @@ def forward(x: Array, w: Array, pad: int) -> Array:
         for r in range(1, size):
             np.matmul(written[r : r + h].reshape(-1, size * c_in), matrices[r], out=product)
             out += product
+        if b is not None:
+            out += b
 
     each(strip, strips(images, rows, cols * (size * c_in + c_out) * x.itemsize))
     return y
@@ -119,4 +121,4 @@ def refuses(x: Array, w: Array) -> str | None:
     return None if array_module(x) is np else "it takes NumPy arrays"
 
 
-CONV = Rung("strips", forward, grad_x, grad_w, refuses)
+CONV = Rung("strips", forward, grad_x, grad_w, refuses, fused=forward)

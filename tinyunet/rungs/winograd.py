@@ -139,18 +139,20 @@ def take_gradient(dy: Array, right: int, out: Array) -> None:
     transform(A, whole.reshape(i, 4, right, 4, o).transpose(1, 3, 0, 2, 4), out)
 
 
-def give_rows(products: Array, y: Array) -> None:
-    """A^T m A into rows of the output: (6, 6, I, J, O) -> (h, Q, O), leaving out what lies beyond the map."""
+def give_rows(products: Array, y: Array, b: Array | None = None) -> None:
+    """A^T m A (+ b) into rows of the output: (6, 6, I, J, O) -> (h, Q, O), leaving out what lies beyond the map."""
     _, _, i, j, o = products.shape
     fits = y.shape[:2] == (4 * i, 4 * j) and y.strides[0] == y.shape[1] * y.strides[1]
     tiles = y.reshape(i, 4, j, 4, o) if fits else workspace("tiles", (i, 4, j, 4, o), np.float32)
     transform(A.T, products, tiles.transpose(1, 3, 0, 2, 4))
     if not fits:
         y[...] = tiles.reshape(4 * i, 4 * j, o)[: y.shape[0], : y.shape[1]]
+    if b is not None:
+        y += b
 
 
-def correlate(x: Array, w: Array, pad: int, flip: bool) -> Array:
-    """Forward; and with `flip`, the convolution with the flipped kernel (3, 3, O, C) that takes dy to dx.
+def correlate(x: Array, w: Array, pad: int, flip: bool, b: Array | None = None) -> Array:
+    """Forward, and b added; and with `flip`, the convolution with the flipped kernel (3, 3, O, C) that takes dy to dx.
 
     Where the image is wide, strips of tiles are the jobs, and every tile stays in the cache from its first transform to its last.
     Where channels are many, the transformed kernel is larger than all tiles together; then blocks of output channels are the
@@ -177,7 +179,7 @@ def correlate(x: Array, w: Array, pad: int, flip: bool) -> Array:
             take_rows(x[n], top, stop, tiles.right, pad, v)
             m = workspace("m", (6, 6, stop - top, tiles.right, c_out), np.float32)
             np.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
-            give_rows(m, y[n, tiles.part(top, stop)])
+            give_rows(m, y[n, tiles.part(top, stop)], b)
 
         each(strip, tiles.strips())
         return y
@@ -189,7 +191,8 @@ def correlate(x: Array, w: Array, pad: int, flip: bool) -> Array:
         m = workspace("m", (6, 6, images * tiles.down, tiles.right, u.shape[2]), np.float32)
         np.matmul(v, u, out=m.reshape(36, images * across, u.shape[2]))
         for n in range(images):
-            give_rows(m[:, :, n * tiles.down : (n + 1) * tiles.down], y[n, :, :, job])
+            give_rows(m[:, :, n * tiles.down : (n + 1) * tiles.down], y[n, :, :, job],
+                      b if b is None else b[job])  # fmt: skip
 
     each(block, blocks(c_out))
     return y
@@ -213,9 +216,9 @@ def blocks(channels: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, channels)) for start in range(0, channels, BLOCK)]
 
 
-def forward(x: Array, w: Array, pad: int) -> Array:
-    """y = A^T [ (G w G^T) * (B^T d B) ] A"""
-    return correlate(x, w, pad, flip=False)
+def forward(x: Array, w: Array, pad: int, b: Array | None = None) -> Array:
+    """y = A^T [ (G w G^T) * (B^T d B) ] A (+ b)"""
+    return correlate(x, w, pad, False, b)
 
 
 def grad_x(dy: Array, w: Array, pad: int) -> Array:
@@ -274,4 +277,4 @@ def refuses(x: Array, w: Array) -> str | None:
     return None if w.shape[:2] == (3, 3) else f"it takes 3x3 kernels, not {w.shape[0]}x{w.shape[1]}"
 
 
-CONV = Rung("winograd", forward, grad_x, grad_w, refuses)
+CONV = Rung("winograd", forward, grad_x, grad_w, refuses, fused=forward)

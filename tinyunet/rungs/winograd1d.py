@@ -78,12 +78,13 @@ def runs(v: Array, m: Array) -> Iterator[tuple[Array, Array]]:
         yield flat[:, g * c : (g + 3 * n) * c].reshape(6, n, 3 * c), outputs[:, g:pixels:3]
 
 
-def correlate(x: Array, u: Array, pad: int) -> Array:
-    """Convolve with a transformed kernel (6, 3 C, O)."""
+def correlate(x: Array, u: Array, pad: int, b: Array | None = None) -> Array:
+    """Convolve with a transformed kernel (6, 3 C, O), and add b."""
     images, height, width, c_in = x.shape
     c_out = u.shape[2]
     rows, wide = height + 2 * pad - 2, width + 2 * pad
     y = np.empty((images, rows, wide - 2, c_out), np.float32)
+    bias = None if b is None else np.tile(b, wide - 2)  # a whole row: NumPy adds it faster than many pixels of few channels
 
     def strip(job: tuple[int, int, int]) -> None:
         n, top, stop = job
@@ -99,15 +100,18 @@ def correlate(x: Array, u: Array, pad: int) -> Array:
         if top + whole < stop:
             rest = here[4 * whole :]
             mix(A.T[: len(rest)], products[whole:], rest[None])
+        if bias is not None:
+            flat = here.reshape(len(here), len(bias))
+            flat += bias
 
     each(strip, strips(images, rows, wide * (c_in + c_out) * 4))
     return y
 
 
-def forward(x: Array, w: Array, pad: int) -> Array:
-    """y = A^T [ (G w) * (B^T d) ], where * multiplies and adds along the rows"""
+def forward(x: Array, w: Array, pad: int, b: Array | None = None) -> Array:
+    """y = A^T [ (G w) * (B^T d) ] (+ b), where * multiplies and adds along the rows"""
     c_in, c_out = w.shape[2:]
-    return correlate(x, (G @ w.reshape(3, -1)).reshape(6, 3 * c_in, c_out), pad)
+    return correlate(x, (G @ w.reshape(3, -1)).reshape(6, 3 * c_in, c_out), pad, b)
 
 
 def grad_x(dy: Array, w: Array, pad: int) -> Array:
@@ -138,4 +142,4 @@ def grad_w(x: Array, dy: Array, size: int, pad: int) -> Array:
     return reduce(np.add, parts, np.zeros((3, 3 * c_in * c_out), np.float32)).reshape(3, 3, c_in, c_out)
 
 
-CONV = Rung("winograd1d", forward, grad_x, grad_w, refuses)
+CONV = Rung("winograd1d", forward, grad_x, grad_w, refuses, fused=forward)
