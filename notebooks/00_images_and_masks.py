@@ -11,7 +11,7 @@
 #     goals:
 #     - say what the arrays of a segmentation hold, with shape and dtype
 #     - normalise an image and measure a segmentation
-#     - say what a network does better than a threshold, and what it still gets wrong
+#     - compare a network with a threshold, and say what neither tells you
 # ---
 
 # %% [markdown]
@@ -21,7 +21,7 @@
 #
 # - say what the arrays of a segmentation hold, with shape and dtype;
 # - normalise an image, and measure a segmentation by its IoU;
-# - say what a network does better than a threshold, and what it still gets wrong.
+# - compare a network with a threshold, and say what neither tells you.
 #
 # **Before this**: Python, NumPy, and slices of arrays. **Time**: 60 minutes.
 #
@@ -32,6 +32,10 @@
 # **How these notebooks work.** Run the cells from top to bottom (Shift-Enter). Where it says *Predict*, write a guess before you
 # run on: that is how one learns. In the exercises you replace the line `raise NotImplementedError(...)`; the cell below each checks
 # your answer and says what is wrong with it.
+#
+# At its end, each lesson names files of tinyunet that do in earnest what you have just done, as in `tinyunet/ops/conv.py`. To read any function of the package,
+# put two question marks behind its name, `tu.ops.conv2d_forward??`, or run `import inspect; print(inspect.getsource(tu.ops.conv2d_forward))`. The files
+# themselves lie in the folder `tu.__path__[0]`.
 
 # %% tags=["setup"]
 import numpy as np
@@ -58,6 +62,9 @@ print("instances", sample.instances.shape, sample.instances.dtype, "ids 0 to", s
 show(plot.overlay(sample.image, sample.instances, title="an image, and the outlines of its cells"))
 
 # %% [markdown]
+# (Where a cell is thick and round, dark turns to bright: that makes the bright discs with a black ring, if there are any in your image. The dots and threads between cells
+# are dust, and what cells leave behind when they crawl. They belong to the background.)
+#
 # Three arrays:
 #
 # - the **image**, (H, W, C): H rows, W columns, C channels. Microscopes give 8 or 16 bits: whole numbers from 0 to 255, or to 65,535;
@@ -159,7 +166,8 @@ grey = sample.image[..., 0]
 scores = [score((grey < t).astype(int), sample) for t in range(256)]
 threshold = int(np.argmax(scores))
 by_threshold = (grey < threshold).astype(int)
-print(f"darker than {threshold}: IoU {scores[threshold]:.3f}")
+note = f" (that is every pixel: the brightest has {grey.max()})" if by_threshold.all() else ""
+print(f"darker than {threshold}{note}: IoU {scores[threshold]:.3f}")
 show(plot.errors(sample.image, by_threshold, sample.labels, title="the best threshold"))
 
 # %% [markdown]
@@ -173,8 +181,20 @@ show(plot.errors(sample.image, by_threshold, sample.labels, title="the best thre
 # moves every weight a little to where the loss is lower. How, is the matter of lessons [02](02_convolution.ipynb) to [13](13_training_on_few_images.ipynb).
 
 # %%
-model = tu.UNet(tu.preset("paper", base=8, depth=2, norm="batch", dropout=0), rng=rng)
-losses = [record.loss for record in tu.fit(model, train, (), tu.TrainConfig(steps=120, tile=84, lr=3e-3))]
+small = tu.preset(
+    "paper",  # the paper's network, but
+    base=8,  # with 8 channels at the first level, where the paper has 64,
+    depth=2,  # made half as large twice on its way, not four times,
+    norm="batch",  # with batch norm behind each convolution (lesson 08),
+    dropout=0,  # and without dropout (lesson 08 as well)
+)
+config = tu.TrainConfig(
+    steps=120,  # so often the weights are moved,
+    tile=84,  # each time for the classes of 84 x 84 pixels,
+    lr=3e-3,  # by about this much: the learning rate
+)
+model = tu.UNet(small, rng=rng)
+losses = [record.loss for record in tu.fit(model, train, val=(), config=config)]  # no images to validate on: lesson 13
 print(f"loss: {np.mean(losses[:10]):.3f} in the first ten steps, {np.mean(losses[-10:]):.3f} in the last ten")
 
 # %% [markdown]
@@ -194,7 +214,7 @@ predicted(guess, better, f"The network's IoU is {score(by_network, sample):.3f},
 
 # %%
 row = plot.Row(sample.image, sample.instances, probability, tu.instances_of(by_network, min_size=20), iou=score(by_network, sample))
-show(plot.results([row]))
+show(plot.results([row], side=2.5))
 
 # %% [markdown]
 # ## Cells that touch
@@ -202,11 +222,14 @@ show(plot.results([row]))
 # Look at the outlines. Pixels are mostly right, but where cells touch, the network sees one large cell. For a biologist who counts, that is
 # wrong. Labels cannot say it: between two cells that touch there is no background, so their labels are one patch of ones. Only the instances
 # know.
+#
+# **SEG** is a measure that asks for objects: for each true cell, the IoU with the predicted object that covers more than half of it, 0 if there is none; then the mean over
+# all cells.
 
 # %%
 cells, patches = sample.instances.max(), tu.instances_of(sample.labels).max()
 print(f"{cells} cells in the truth, but only {patches} patches of ones in its labels")
-print(f"SEG, the measure that counts objects: {tu.evaluate(model, test).seg:.3f}")
+print(f"SEG of the network, over both test images: {tu.evaluate(model, test).seg:.3f}")
 
 # %% [markdown]
 # The paper's answer is the *weight map* (section 3, eq. 2): pixels between close cells count more in the loss. Lesson [10](10_weight_map.ipynb) is about it. To know where
@@ -232,7 +255,7 @@ def touching(ids):
 
 # %% tags=["check"]
 print(check("00.touching", touching))
-print("in our image:", sorted(touching(sample.instances)))
+print("in our image:", ", ".join(f"{a} and {b}" for a, b in sorted(touching(sample.instances))))
 
 # %% [markdown] tags=["pitfalls"]
 # ## What people get wrong

@@ -26,7 +26,7 @@
 # **Before this**: lesson [00](00_images_and_masks.ipynb). **Time**: 75 minutes.
 #
 # Section 2 of the paper describes every level of the network in half a sentence: two 3x3 convolutions, *unpadded*, each followed
-# by a ReLU. Eighteen of the network's 23 convolutions are of this kind, and they take nearly all of its time. This lesson is about
+# by a ReLU (lesson [04](04_relu_and_initialisation.ipynb)). Eighteen of the network's 23 convolutions are of this kind, and they take nearly all of its time. This lesson is about
 # one of them, forward. Its backward pass is lesson [03](03_convolution_backward.ipynb).
 
 # %% tags=["setup"]
@@ -59,6 +59,8 @@ b = np.array([1.0, 0.0, -1.0, 2.0])
 show(plot.conv_pixel(x, w, b, at=(0, 2, 3, 0)))
 
 # %% [markdown]
+# In such figures, and in those of maps, blue is positive, orange negative, and white 0. Maps without negative values are grey.
+#
 # **Predict.** x has 8 rows and 10 columns, the kernel 3 x 3 pixels. How many places are there for it? Write down how many rows and
 # columns y has, then run the next cell.
 
@@ -87,8 +89,9 @@ kernels[:, :, 0, 1] = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
 kernels[:, :, 0, 2] = kernels[:, :, 0, 1].T
 kernels[:, :, 0, 3] = [[0, -1, 0], [-1, 4, -1], [0, -1, 0]]
 seen, _ = conv2d_forward(image, kernels, np.zeros(4))
-show(plot.filters(kernels, width=5))
-show(plot.maps({"x": image, "y": seen}))
+names = ("mean", "right less left", "below less above", "less neighbours")
+show(plot.filters(kernels, width=5, titles=names))
+show(plot.maps({"x": image, "y": seen}, titles={"y": names}))
 
 # %% [markdown]
 # **Predict.** Now the image is black, with a single pixel of value 1 in the middle. The kernel is
@@ -149,7 +152,8 @@ check("02.loops", conv_loops)
 # %%
 windows = {f"tap ({r}, {s})": image[:, r : r + 94, s : s + 94] for r, s in ((0, 0), (0, 2), (2, 0), (2, 2))}
 moved = np.concatenate([np.abs(slice_ - windows["tap (0, 0)"]) for slice_ in windows.values()], axis=3)
-show(plot.maps({"slices": np.concatenate(list(windows.values()), axis=3) - image.min(), "less the first": moved}))
+show(plot.maps({"slices": np.concatenate(list(windows.values()), axis=3) - image.min(), "less the first": moved},
+               titles={"slices": tuple(windows)}))  # fmt: skip
 
 # %% [markdown]
 # They look alike, and differ by two pixels: the second row shows by how much. A convolution makes its picture of such differences.
@@ -190,13 +194,13 @@ check("02.taps", conv_taps)
 # many MiB (2^20 bytes) are all its columns?
 
 # %% tags=["predict"]
-### BEGIN SOLUTION: MiB of the columns, a whole number
+### BEGIN SOLUTION: MiB of the columns; an estimate will do
 guess = round(568 * 568 * 3 * 3 * 64 * 4 / 2**20)
 ### END SOLUTION
 
 # %%
 mib = 568 * 568 * 9 * 64 * 4 / 2**20
-predicted(guess, round(mib), f"The map itself has {570 * 570 * 64 * 4 / 2**20:.0f} MiB. tinyunet makes the columns of a few rows at a time, and keeps "
+predicted(guess, mib, f"The map itself has {570 * 570 * 64 * 4 / 2**20:.0f} MiB. tinyunet makes the columns of a few rows at a time, and keeps "
           "none for the backward pass: it remembers x, and builds them again.")  # fmt: skip
 
 # %% [markdown]
@@ -234,7 +238,7 @@ print("largest difference to the other ways:", np.abs(product.reshape(y.shape) -
 small = rng.standard_normal((1, 64, 64, 16)).astype(np.float32)
 weights, bias = rng.standard_normal((3, 3, 16, 16)).astype(np.float32), np.zeros(16, np.float32)
 answers = {}
-for name in ("loops", "taps", "im2col", "strips"):
+for name in ("loops", "taps", "im2col", "strips"):  # strips: im2col, but only as many rows at a time as fit into fast memory
     with tu.rung(conv3x3=name):
         times = []
         for _ in range(3):
@@ -242,10 +246,11 @@ for name in ("loops", "taps", "im2col", "strips"):
             answers[name], _ = conv2d_forward(small, weights, bias)
             times.append(perf_counter() - began)
         print(f"{name:8} {1000 * min(times):8.2f} ms")
-print("largest difference:", max(np.abs(a - answers["loops"]).max() for a in answers.values()))
+largest = max(np.abs(a - answers["loops"]).max() for a in answers.values())
+print(f"largest difference: {largest:.0e}, and that is {largest / np.abs(answers['loops']).max():.0e} of the largest value")
 
 # %% [markdown]
-# The difference is not 0: floating-point sums depend on their order. It is about 1e-5 of the values, which is what float32 can do.
+# The difference is not 0: floating-point sums depend on their order. A float32 has seven digits, and the last of them differ.
 #
 # ## Exercise 4: same padding
 #

@@ -44,7 +44,7 @@ rng = begin("03")
 # %% [markdown]
 # ## One product
 #
-# From lesson [02](02_convolution.ipynb), with pad = 0:
+# From lesson [02](02_convolution.ipynb), a valid convolution:
 #
 # $$y_{n,i,j,o} = b_o + \sum_{r,s,c} x_{n,\,i+r,\,j+s,\,c}\; w_{r,s,c,o}$$
 #
@@ -150,7 +150,7 @@ W = conv2d_forward(units, kernel, np.zeros(1))[0].reshape(20, 6).T
 
 def draw(ax, matrix, title):
     """A matrix with its entries; zeros are left blank"""
-    ax.imshow(np.where(matrix == 0, np.nan, matrix), cmap="YlGnBu", vmin=-2, vmax=14)
+    ax.imshow(np.where(matrix == 0, np.nan, matrix), cmap=plot.diverging(), vmin=-18, vmax=18)
     for i, j in np.argwhere(matrix):
         ax.text(j, i, f"{matrix[i, j]:g}", ha="center", va="center", fontsize=7)
     ax.set(xticks=range(0, matrix.shape[1], 5), yticks=range(0, matrix.shape[0], 5 if len(matrix) > 10 else 1))
@@ -190,6 +190,9 @@ predicted(guess, entries * 4 / 2**40, f"Of its entries {100 * 568**2 * 64 * 9 * 
 # $$d(\text{slice}) \mathrel{+}= dy \;@\; w_{r,s}^T \qquad\qquad dw_{r,s} = \text{slice}^T \;@\; dy$$
 #
 # The slices of different taps overlap in dx, so these are added. In the second product, images and pixels must be summed over: `a.reshape(-1, C)` makes one long axis of them, and then `a.T @ b` sums over it.
+#
+# The check holds your answer to the formula and to the project's own laws: differences, the complex step, the adjoint, the matrix W. If it passes, it lets your gradient do its work. A kernel
+# is hidden; only its result is known. From random weights, forty steps against dw and db should find it.
 
 # %% tags=["exercise"]
 def backward_taps(dy, x, w):
@@ -207,20 +210,17 @@ def backward_taps(dy, x, w):
     ### END SOLUTION
 
 
-# %% [markdown]
-# The check below holds your answer to the formula and to the project's own laws: differences, the complex step, the adjoint, the matrix W. If it passes, we let your gradient do its work. A kernel
-# is hidden; only its result is known. From random weights, forty steps against dw and db should find it.
-
 # %% tags=["check"]
 print(check("03.taps", backward_taps))
 hidden = np.zeros((3, 3, 1, 2))
 hidden[:, :, 0, 0] = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
 hidden[:, :, 0, 1] = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]]) / 4
-cells = tu.synthetic("phase", 1, 96, rng, cells=5)[0].image[None].astype(float)
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+cells = tu.synthetic("phase", 1, 96, own, cells=5)[0].image[None].astype(float)
 found = {}
-for name, image in (("noise", rng.standard_normal(cells.shape)), ("cells", (cells - cells.mean()) / cells.std())):
+for name, image in (("noise", own.standard_normal(cells.shape)), ("cells", (cells - cells.mean()) / cells.std())):
     wanted, _ = conv2d_forward(image, hidden, np.array([0.5, -0.2]))
-    weights, bias = 0.2 * rng.standard_normal(hidden.shape), np.zeros(2)
+    weights, bias = 0.2 * own.standard_normal(hidden.shape), np.zeros(2)
     for _ in range(40):
         seen, _ = conv2d_forward(image, weights, bias)
         # L = sum((seen - wanted)^2) / 2 / pixels, so its gradient is
@@ -230,11 +230,12 @@ for name, image in (("noise", rng.standard_normal(cells.shape)), ("cells", (cell
     explained = 1 - ((seen - wanted) ** 2).mean(axis=(0, 1, 2)) / wanted.var(axis=(0, 1, 2))
     print(f"{name}: the weights are off by {np.abs(weights - hidden).max():.4f} at most; of the variance of y, "
           f"{100 * explained[0]:.2f} and {100 * explained[1]:.2f} % are explained")  # fmt: skip
-show(plot.filters(np.concatenate([hidden, found["noise"], found["cells"]], axis=3), width=6))
+show(plot.filters(np.concatenate([hidden, found["noise"], found["cells"]], axis=3), width=6.8,
+                  titles=("hidden", "hidden", "from noise", "from noise", "from cells", "from cells")))  # fmt: skip
 
 # %% [markdown]
-# Columns 0 and 1 are the hidden kernels, 2 and 3 what noise taught, 4 and 5 what the image of cells taught. With noise both kernels are found. With the cells the first y is nearly
-# right, though its kernel is not, and the second kernel has hardly begun. Neighbouring pixels of a smooth image are nearly equal: which of them gets the weight changes the loss little, so the gradient in that direction is small, and so are the
+# The figure has the two hidden kernels, what noise taught, and what the image of cells taught. With noise both kernels are found. With the cells the first y is nearly
+# right, though its kernel is not, and the second kernel is far behind: see its percentage above. Neighbouring pixels of a smooth image are nearly equal: which of them gets the weight changes the loss little, so the gradient in that direction is small, and so are the
 # steps. The gradient is right in both cases. Being right does not make learning fast.
 #
 # ## Backward is a convolution, too
@@ -314,7 +315,8 @@ for _ in range(2):
 _, ctx = conv2d_forward(batch, layer.params["w"], layer.params["b"])
 _, dw, _ = conv2d_backward(upstream, ctx)
 times = float(np.vdot(layer.grads["w"], dw) / np.vdot(dw, dw))
-predicted(guess, round(times, 3), "layers.py: accumulate adds. model.zero_grad() begins anew; without it every step would drag all earlier ones along.")
+predicted(guess, round(times, 3), "A layer adds to its gradients what backward finds. model.zero_grad() begins anew; without it every step would drag "
+          "all earlier ones along.")
 
 # %% [markdown]
 # ## Is it right?

@@ -119,14 +119,10 @@ print("the sum is the absolute value:", np.array_equal(dark_to_bright + bright_t
 # **NaN must stay NaN.** Something went wrong further up, and a ReLU that turns it into 0 hides the evidence. Comparisons with NaN are
 # all false: `x > 0` is, and `x <= 0` is too.
 #
-# **Complex numbers.** Lesson [12](12_gradient_checks.ipynb) tests derivatives by a trick: it adds a tiny imaginary part $ih$ and looks at where it comes out.
+# **Complex numbers.** The complex step of lesson [03](03_convolution_backward.ipynb) sends $x + ih$ through forward, with $h = 10^{-30}$, and finds the derivative in the
+# imaginary part. That tiny part must not decide anything: compare `x.real`. For real arrays `x.real` is x itself.
 #
-# $$f(x + ih) \approx f(x) + ih\,f'(x) \quad\Rightarrow\quad f'(x) \approx \frac{\operatorname{Im} f(x + ih)}{h}$$
-#
-# Nothing is subtracted, so with $h = 10^{-30}$ this is exact to the last digit. The tiny part must not decide anything: compare `x.real`. For real
-# arrays `x.real` is x itself.
-#
-# **Predict.** NumPy compares complex numbers by the real part, and where that is equal by the imaginary part. What derivative at x = 0 does the trick find for
+# **Predict.** NumPy compares complex numbers by the real part, and where that is equal by the imaginary part. What derivative at x = 0 does the complex step find for
 # `np.maximum(x, 0)`?
 
 # %% tags=["predict"]
@@ -315,7 +311,8 @@ def first_weights(shape, rng):
 
 # %% tags=["check"]
 print(check("04.weights", first_weights))
-print("your standard deviation for the paper's example:", first_weights((3, 3, 64, 64), rng).std(), "expected:", np.sqrt(2 / 576))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+print("your standard deviation for the paper's example:", first_weights((3, 3, 64, 64), own).std(), "expected:", np.sqrt(2 / 576))
 
 # %% [markdown]
 # Biases are 0 at first. Why not all weights too? Because then all channels of a layer would compute the same, get the same gradient, and stay
@@ -376,18 +373,23 @@ def step(w, b, lr):
 
 
 w, b = np.sqrt(2 / 72) * rng.standard_normal((3, 3, 8, 1)), np.full(1, 0.5)  # this bias: alive, whatever was drawn
-units = {"before": (w, b), "after a step, lr 0.1": step(w, b, 0.1)[:2], "after a step, lr 10": step(w, b, 10)[:2]}
+units = {"before": (w, b), "after a step, lr 0.01": step(w, b, 0.01)[:2], "after a step, lr 10": step(w, b, 10)[:2]}
 
 figure = Figure(figsize=(9, 2.4), layout="constrained")
 words = "Histograms of z, the input of the ReLU, over the pixels of the image."
-for ax, (name, unit) in zip(figure.subplots(1, 3), units.items()):
+for ax, (name, unit) in zip(figure.subplots(1, 3, sharey=True), units.items()):
     z, _ = ops.conv2d_forward(layer1, *unit)
-    ax.hist(z[z <= 0], bins=40, color="0.7")
-    if (z > 0).any():
-        ax.hist(z[z > 0], bins=40, color="#0072B2")
+    bin_width = np.ptp(z) / 50
+    edges = bin_width * np.arange(np.floor(z.min() / bin_width), np.ceil(z.max() / bin_width) + 1)  # one of them is 0
+    _, _, bars = ax.hist(z.ravel(), bins=edges, color="0.7")
+    for bar in bars:
+        if bar.get_x() > -bin_width / 2:
+            bar.set_color("#0072B2")
     ax.axvline(0, color="k", linewidth=1)
     ax.set_title(f"{name}: {100 * (z > 0).mean():.0f} % positive", fontsize=9)
+    ax.set_xlabel("z")
     words += f" {name}: from {z.min():.2g} to {z.max():.2g}, {100 * (z > 0).mean():.0f} % positive."
+figure.axes[0].set_ylabel("pixels")
 show(figure, words)
 
 # %% [markdown]
@@ -403,7 +405,7 @@ guess = 0
 ### END SOLUTION
 
 # %%
-predicted(guess, step(*units["after a step, lr 10"], 0.1)[2], "Exactly 0, and so it remains, however long we train. Inside a network its inputs may "
+predicted(guess, step(*units["after a step, lr 10"], 0.01)[2], "Exactly 0, and so it remains, however long we train. Inside a network its inputs may "
           "still change, and then it may wake up. Do not count on it.")  # fmt: skip
 
 # %% [markdown]

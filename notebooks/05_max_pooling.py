@@ -296,15 +296,16 @@ for bug in ("ties_to_all", "ties_to_the_last"):
 
 figure = Figure(figsize=(8, 2.8), layout="constrained")
 for ax, (name, picture) in zip(figure.subplots(1, 3), {"image": image, "background cut off": flat}.items()):
-    ax.imshow(picture[..., 0], cmap="gray")
-    ax.set_title(name, fontsize=9)
+    ax.imshow(np.sqrt(picture[..., 0]), cmap="gray")  # the root shows dark parts, too
+    ax.set_title(f"{name} (square root)", fontsize=9)
 with probe(models[0], "down.0.relu2") as seen:
     models[0].forward(normalised(flat))
 y = seen.y["down.0.relu2"]
 positive = (tied(y) & (largest(y) > 0))[0].sum(axis=-1)
-figure.axes[2].imshow(positive, cmap="gray")
+counts = figure.axes[2].imshow(positive, cmap="gray")
 figure.axes[2].set_title("channels with a tie that is not of zeros", fontsize=9)
-for ax in figure.axes:
+figure.colorbar(counts, ax=figure.axes[2], ticks=range(positive.max() + 1), shrink=0.8)
+for ax in figure.axes[:3]:
     ax.set(xticks=[], yticks=[])
 show(figure, f"An image, the same with its background cut off to 0, and for each window of the first pooling in how many of 8 channels it has a tie that is not of "
              f"zeros: up to {positive.max()}, all in parts that are 0 now.")  # fmt: skip
@@ -420,7 +421,7 @@ print("shifted by 2, then pooled, is pooled, then shifted by 1:", np.array_equal
 # ## A contrast: the mean of four
 #
 # Max-pooling picks; which pixel it picks, depends on x. Average-pooling is linear: y is x times a fixed matrix A, and going back is to multiply by its
-# transpose. As in lesson [03](03_convolution_backward.ipynb), the transpose, or *adjoint*, is known by this, for any x and dy:
+# transpose. As in lesson [01](01_mirror_padding.ipynb), the transpose, or *adjoint*, is known by this, for any x and dy:
 #
 # $$\langle A x,\; dy \rangle = \langle x,\; A^T dy \rangle$$
 #
@@ -445,7 +446,8 @@ def mean_pool_back(dy):
 
 # %% tags=["check"]
 print(check("05.mean", mean_pool, mean_pool_back))
-u, v = rng.standard_normal((1, 6, 8, 2)), rng.standard_normal((1, 3, 4, 2))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+u, v = own.standard_normal((1, 6, 8, 2)), own.standard_normal((1, 3, 4, 2))
 print("<A x, dy> =", np.sum(mean_pool(u) * v), " <x, A' dy> =", np.sum(u * mean_pool_back(v)))
 
 # %% [markdown]

@@ -148,14 +148,27 @@ def conv_stride2(v, w):
 
 
 # %% tags=["check"]
-print(check("06.collect", conv_stride2))
+check("06.collect", conv_stride2)
+
+# %% [markdown]
+# The convolutions that you know have stride 1. One of stride 2 is the same, of which three pixels in four are thrown away. So let us take that, which owes nothing to your answers, and compare it
+# with the up-convolution.
+
+# %%
+def stride_2_of_stride_1(v, w):
+    """The convolution of stride 2, by one of stride 1; that has 3x3 taps here, the last ones 0"""
+    kernel = np.pad(w, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    padded = np.pad(v, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    return conv2d_forward(padded, kernel, np.zeros(w.shape[3]))[0][:, ::2, ::2]
+
+
 v = rng.standard_normal((1, 6, 8, 3))  # 3 channels out of the up-convolution, 2 into it
-left = np.sum(upconv(some_x, some_w, np.zeros(3)) * v)
-right = np.sum(some_x * conv_stride2(v, some_w))
+left = np.sum(upconv_forward(some_x, some_w, np.zeros(3))[0] * v)
+right = np.sum(some_x * stride_2_of_stride_1(v, some_w))
 print(f"<up(x), v> = {left:.12f}\n<x, conv(v)> = {right:.12f}")
 
 # %% [markdown]
-# The two numbers agree, for any x and v. Lesson [03](03_convolution_backward.ipynb) called two linear maps with this property *adjoint* to each other.
+# The two numbers agree, for any x and v. Lesson [01](01_mirror_padding.ipynb) called two linear maps with this property *adjoint* to each other.
 #
 # ## As matrices
 #
@@ -169,13 +182,6 @@ def matrix(f, shape):
     return np.stack([f(unit).ravel() for unit in units], axis=1)
 
 
-def stride_2_of_stride_1(v, w):
-    """A convolution of stride 2 is one of stride 1 of which three pixels in four are thrown away; 3x3 taps here, the last ones 0"""
-    kernel = np.pad(w, ((0, 1), (0, 1), (0, 0), (0, 0)))
-    padded = np.pad(v, ((0, 0), (0, 1), (0, 1), (0, 0)))
-    return conv2d_forward(padded, kernel, np.zeros(w.shape[3]))[0][:, ::2, ::2]
-
-
 def panels(matrices, cell=0.22):
     """Matrices with their numbers, side by side, to one scale and in one scale of colours"""
     rows, columns = max(len(m) for m in matrices.values()), sum(m.shape[1] + 2 for m in matrices.values())
@@ -185,7 +191,7 @@ def panels(matrices, cell=0.22):
     for name, m in matrices.items():
         across, down = cell * m.shape[1], cell * m.shape[0]
         ax = figure.add_axes((left / width, 1 - (2 * cell + down) / height, across / width, down / height))
-        ax.imshow(m, cmap="PuOr", vmin=-1.8 * top, vmax=1.8 * top)
+        ax.imshow(m, cmap=plot.diverging(), vmin=-3 * top, vmax=3 * top)
         for i, j in np.argwhere(m):
             ax.text(j, i, f"{m[i, j]:.3g}", ha="center", va="center", fontsize=6)
         ax.set(xticks=[], yticks=[])
@@ -260,8 +266,8 @@ collected = stride_2_of_stride_1(image, half)
 back, _ = upconv_forward(collected, half, np.zeros(1))
 again = stride_2_of_stride_1(back, half)
 dark = image.min()
-show(plot.maps({"v, and what is\npainted back": np.concatenate((image, back), axis=3) - dark, "collected": collected - collected.min(),
-                "difference": image - back}, width=5.5))  # fmt: skip
+show(plot.maps({"v and back": np.concatenate((image, back), axis=3) - dark, "collected": collected - collected.min(),
+                "difference": image - back}, width=5.5, titles={"v and back": ("v", "painted back")}))  # fmt: skip
 print(f"paint, then collect: off by {np.abs(again - collected).max():.1g}")
 print(f"collect, then paint: {100 * ((image - back)**2).sum() / (image**2).sum():.0f} % of the image's energy is lost")
 
@@ -335,8 +341,8 @@ predicted(guess, times_painted, "Every second pixel twice. In two directions the
 #
 # $$y_{n,\,si+a,\,sj+d,\,o} \mathrel{+}= \sum_c x_{n,i,j,c}\; w_{a,d,o,c} \qquad 0 \le a, d < k$$
 #
-# The output has (H - 1) s + k rows. With k < s some of its pixels are never painted, and stay 0. The check cell below your answer draws
-# with it.
+# The output has (H - 1) s + k rows. With k < s some of its pixels are never painted, and stay 0. If your answer is right, its check paints with 2000 random brushes and
+# says how large y becomes.
 
 # %% tags=["exercise"]
 def paint(x, w, s):
@@ -354,20 +360,29 @@ def paint(x, w, s):
 
 # %% tags=["check"]
 print(check("06.any_stride", paint))
-flat = np.ones((1, 4, 5, 1))
-covers = {f"k={k}, s=2": paint(flat, np.ones((k, k, 1, 1)), 2)[0, :, :, 0] for k in (2, 3, 4)}
-show(panels(covers),
-     "How often each pixel of the output is painted, for a map of 4x5 pixels. k=2: once everywhere. k=3: 1, 2 or 4 times, in a checkerboard. "
-     "k=4: four times everywhere but in a border two pixels wide, where it is 1 or 2.")  # fmt: skip
 big = np.ones((1, 6, 6, 1))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
 for k in (2, 3, 4):  # random brushes: how large is y on average, on a map that is 1 everywhere?
-    squares = np.mean([paint(big, rng.standard_normal((k, k, 1, 1)), 2)[0, 4:6, 4:6, 0] ** 2 for _ in range(2000)], axis=0)
+    squares = np.mean([paint(big, own.standard_normal((k, k, 1, 1)), 2)[0, 4:6, 4:6, 0] ** 2 for _ in range(2000)], axis=0)
     print(f"k={k}: mean of y^2 at the four places of a block, 2000 random kernels:", np.round(squares, 1).tolist())
 
 # %% [markdown]
-# In the check cell you see how often each pixel is painted, and what follows for random weights. With k = 2 each pixel is painted once, and
-# with k = 4 four times, two a direction: even, but for the border. With k = 3 it is 1, 2 and 4 times, and y is larger where more is painted. The
-# rule: the cover is even where s divides k. With k = s, as in the U-Net, nothing overlaps and nothing is left out.
+# In two directions the numbers of the prediction multiply. So often each pixel is painted:
+
+# %%
+def times(n, k):
+    """How often each pixel of a row is painted, by n pixels with a brush of k and stride 2"""
+    return [sum(0 <= p - 2 * i < k for i in range(n)) for p in range(2 * (n - 1) + k)]
+
+
+show(panels({f"k={k}, s=2": np.outer(times(4, k), times(5, k)) for k in (2, 3, 4)}),
+     "How often each pixel of the output is painted, for a map of 4x5 pixels. k=2: once everywhere. k=3: 1, 2 or 4 times, in a checkerboard. "
+     "k=4: four times everywhere but in a border two pixels wide, where it is 1 or 2.")  # fmt: skip
+
+# %% [markdown]
+# With k = 2 each pixel is painted once, and
+# with k = 4 four times, two a direction: even, but for the border. With k = 3 it is 1, 2 and 4 times, and with random weights the mean of $y^2$ is larger where more
+# is painted, in proportion (the check of exercise 4 measures it, with your brushes). The rule: the cover is even where s divides k. With k = s, as in the U-Net, nothing overlaps and nothing is left out.
 #
 # Distill's second point is about *gradients*. A convolution with k = 3 and stride 2 goes backward by painting with k = 3 and stride 2. So
 # its gradient has a checkerboard, even where its output looks fine. The convolutions of a U-Net have stride 1, and it shrinks its maps by max-pooling.
@@ -456,7 +471,7 @@ for k, name in enumerate(LAYERS):
     print(f"{name:12}", *(" " * 3 + "".join(f"{run[when][k]:7.2f}" for run in table) for when in range(2)))
 
 # %% [markdown]
-# In all runs that we looked at, training weakens the pattern of the up-convolution. At the output it is mostly weaker than at the
+# Mostly, training weakens the pattern of the up-convolution. At the output it is mostly weaker than at the
 # up-convolution, but not always weaker than before training, and not gone. Short runs of a small network prove no law. They do show that "s divides k, so there is no checkerboard" is too simple, and how to look.
 #
 # Why does the paper not resize? It does not say. An up-convolution is cheap: 4 taps for each input pixel, where resizing and a 3x3 convolution

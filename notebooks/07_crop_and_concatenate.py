@@ -11,7 +11,7 @@
 #     goals:
 #     - say for any image size what comes out of a U-Net, and which sizes fit
 #     - write the crop, the concatenation, and the backward pass of both
-#     - say why the gradients of pooling and skip add up, and measure it
+#     - follow the gradients of pooling and skip back to where they meet, and measure them
 # ---
 
 # %% [markdown]
@@ -21,7 +21,7 @@
 #
 # - say for any image size what comes out of a U-Net, and which sizes fit;
 # - write the crop, the concatenation, and the backward pass of both;
-# - say why the gradients of pooling and skip add up, and measure it.
+# - follow the gradients of pooling and skip back to where they meet, and measure them.
 #
 # **Before this**: lessons [02](02_convolution.ipynb), [05](05_max_pooling.ipynb) and [06](06_up_convolution.ipynb). **Time**: 90 minutes.
 #
@@ -158,7 +158,7 @@ for step in joins:
     print(f"level {step.layer.level}: a skip of {size + step.crop.top + step.crop.bottom} meets {size}: {step.crop.top} pixels off on each side")
 deeper = paper.but(depth=5)
 *_, last = (step for step in shapes.trace(deeper, shapes.smallest_size(deeper)) if step.crop)
-predicted(guess, last.crop.top, "4, 16, 40, 88, 184. Already at depth 4 less than half of the first level's map is used: (392/568)^2 is 48 %.")
+predicted(guess, last.crop.top, "4, 16, 40, 88, 184: each twice the one below, plus 8.")
 
 # %% [markdown]
 # Here are the maps of a small untrained network of depth 3, and what is kept of each.
@@ -266,7 +266,8 @@ guess = 1 - 392**2 / 568**2
 # %%
 joined, ctx = ops.crop_concat_forward(np.zeros((1, 392, 392, 1), np.float32), np.zeros((1, 568, 568, 1), np.float32))
 _, border = ops.crop_concat_backward(np.ones_like(joined), ctx)
-predicted(guess, float((border == 0).mean()), "That border still learns something: through the pooling and the bottom of the U.")
+predicted(guess, float((border == 0).mean()), "Less than half of the map is used, (392/568)^2 or 48 %. The border still learns something: through the pooling "
+          "and the bottom of the U.")  # fmt: skip
 
 # %% [markdown]
 # ## Exercise 4: split
@@ -288,7 +289,8 @@ def crop_concat_backward(dy, up_shape, skip_shape):
 
 # %% tags=["check"]
 print(check("07.split", crop_concat_backward))
-dy = rng.standard_normal((1, 20, 20, 2))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+dy = own.standard_normal((1, 20, 20, 2))
 dup, dskip = crop_concat_backward(dy, (1, 20, 20, 1), (1, 36, 36, 1))
 show(plot.maps({"dy": dy, "dup": dup, "dskip": dskip}, width=4))
 

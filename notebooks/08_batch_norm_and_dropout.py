@@ -182,7 +182,7 @@ predicted(guess, round(float(np.abs(other - y).max()), 2), "The mean takes the 7
 #    And how every $\hat x_j$ moves with s: $\; \partial \hat x_j / \partial s = x_j - \text{mean} = \hat x_j / s$. Multiply, and add
 #    up over j, as on road 2. The sum is yours to write. You will find a mean again, of another product.
 #
-# Here are the three, in numbers, for one pixel; all of them times $\gamma s$.
+# Here are the three, in numbers, for one pixel, added up; then the factors that they have in common, $\gamma$ and $s$.
 
 # %%
 dy = rng.normal(0.5, 1, x.shape)
@@ -258,7 +258,8 @@ kernels = rng.normal(0, np.sqrt(2 / 9), (3, 3, 1, 8))
 features, _ = conv2d_forward(images.astype(float), kernels, np.zeros(8))
 neighbours = [np.stack([features[0], features[k] * contrast]) for k, contrast in ((1, 1), (2, 3))]
 first, second = (batch_norm_forward(pair, np.ones(8), np.zeros(8))[0][:1, ..., :1] for pair in neighbours)
-show(plot.maps({"y of one image": np.concatenate((first, second, first - second), axis=3)}, width=8))
+show(plot.maps({"y of one image": np.concatenate((first, second, first - second), axis=3)}, width=8,
+               titles={"y of one image": ("with a second image", "with another one", "difference")}))  # fmt: skip
 
 # %% [markdown]
 # In training that is bearable, a kind of noise. In prediction it is not: the mask of your image would depend on what else is in the

@@ -66,9 +66,9 @@ for ax, (title, values, colours, limits) in zip(figure.subplots(1, 3), panels):
     ax.set_title(title, fontsize=9)
     if limits:
         figure.colorbar(shown, ax=ax, shrink=0.7, extend="max" if limits[1] > 1 else "neither")
-dear = np.sort(loss.ravel())[::-1]
-show(figure, f"An image, the network's probability of cell, and its loss for each pixel. The mean loss is {loss.mean():.2f}; the dearest tenth of "
-     f"the pixels makes up {dear[: dear.size // 10].sum() / dear.sum():.0%} of it.")  # fmt: skip
+costly = np.sort(loss.ravel())[::-1]
+show(figure, f"An image, the network's probability of cell, and its loss for each pixel. The mean loss is {loss.mean():.2f}; the costliest tenth of "
+     f"the pixels makes up {costly[: costly.size // 10].sum() / costly.sum():.0%} of it.")  # fmt: skip
 
 # %% [markdown]
 # Black pixels cost nothing. On the bright ones the network is sure of the wrong class, or of neither. The mean of the right
@@ -148,7 +148,7 @@ logits = np.array([0.0, 800.0]).reshape(1, 1, 1, 2)
 E, _ = softmax_cross_entropy_forward(logits, np.zeros((1, 1, 1), int))
 with np.errstate(divide="ignore"):
     print("by way of p:              ", -np.log(tu.ops.softmax(logits)[0, 0, 0, 0]))
-print("the usual plaster, p + 1e-7:", round(-np.log(tu.ops.softmax(logits)[0, 0, 0, 0] + 1e-7), 1))
+print("the usual patch, p + 1e-7:", round(-np.log(tu.ops.softmax(logits)[0, 0, 0, 0] + 1e-7), 1))
 predicted(guess, E, "Insert p and take the logarithm on paper: -log p = log(e^0 + e^800) - 0.")
 
 # %% [markdown]
@@ -156,7 +156,7 @@ predicted(guess, E, "Insert p and take the logarithm on paper: -log p = log(e^0 
 #
 # $$-\log p_{\text{label}} = \log \sum_j e^{a_j} - a_{\text{label}}$$
 #
-# and, as before, the largest logit may be subtracted from all of them first. The plaster has 16.1 for every pixel that is far wrong:
+# and, as before, the largest logit may be subtracted from all of them first. The patch has 16.1 for every pixel that is far wrong:
 # the worse the network, the less it hears of it.
 #
 # ## Exercise 2: the energy
@@ -292,7 +292,8 @@ def one_logit(logits, labels):
 
 # %% tags=["check"]
 print(check("09.one_logit", one_logit))
-a, truth = rng.normal(0, 3, (2, 4, 5, 1)), rng.integers(0, 2, (2, 4, 5))
+own = rng.spawn(1)[0]  # so that what follows does not depend on this cell
+a, truth = own.normal(0, 3, (2, 4, 5, 1)), own.integers(0, 2, (2, 4, 5))
 print("yours, and the sigmoid cross-entropy of tinyunet:", one_logit(a, truth).round(6), round(sigmoid_cross_entropy_forward(a, truth)[0], 6))
 
 # %% [markdown]

@@ -348,7 +348,7 @@ def test_results_mark_merged_and_split_objects():
     prediction[truth == 2], prediction[7:11, 11:15] = 1, 4
     image = np.zeros((12, 16))
     figure = plot.results([plot.Row(image, truth, truth > 0, prediction, name="cells")])
-    assert {"merged: several as one", "split: one as several"} <= set(texts(figure))
+    assert {"predicted object", "merged: several as one", "split: one as several"} <= set(texts(figure))
     assert "cells: 1 merged, 2 split" in plot.description(figure)
     lines = {line.get_label(): line for line in figure.axes[3].collections if line.get_linewidths()[0] == 1.4}
     assert lines.keys() == {"_merged", "_split"}

@@ -226,16 +226,16 @@ def test_receptive_field_table(depth, padding, sizes, nearest, farthest):
     ("spec", "size", "text"),
     [
         (PAPER, (570, 570),
-         "UNet.forward: a 570x570 image does not fit depth 4 with valid convolutions: level 2 (down.1) would pool an odd "
+         "UNet.forward: a 570x570 image does not fit depth 4 with valid convolutions: level 1 (down.1) would pool an odd "
          "279x279. Nearest sizes that work: 556, 572. `predict` takes any size."),
         (PAPER, (570, 572),
-         "UNet.forward: a 570x572 image does not fit depth 4 with valid convolutions: level 2 (down.1) would pool an odd "
+         "UNet.forward: a 570x572 image does not fit depth 4 with valid convolutions: level 1 (down.1) would pool an odd "
          "279x280. Nearest sizes that work: height 556 or 572; width 572. `predict` takes any size."),
         (PAPER, (3, 3),
          "UNet.forward: a 3x3 image does not fit depth 4 with valid convolutions: down.0.conv2 would be left with nothing of a "
          "1x1 map. Nearest sizes that work: 188. `predict` takes any size."),
         (SAME_BN, (250, 256),
-         "UNet.forward: a 250x256 image does not fit depth 4 with same convolutions: level 2 (down.1) would pool an odd 125x128. "
+         "UNet.forward: a 250x256 image does not fit depth 4 with same convolutions: level 1 (down.1) would pool an odd 125x128. "
          "Nearest sizes that work: height 240 or 256; width 256. `predict` takes any size."),
     ],
 )  # fmt: skip

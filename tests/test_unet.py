@@ -614,7 +614,7 @@ def test_a_size_that_does_not_fit():
     with pytest.raises(ShapeError) as error:
         model.forward(np.zeros((1, 570, 570, 1), np.float32))
     assert str(error.value) == (
-        "UNet.forward: a 570x570 image does not fit depth 4 with valid convolutions: level 2 (down.1) would pool an odd 279x279. "
+        "UNet.forward: a 570x570 image does not fit depth 4 with valid convolutions: level 1 (down.1) would pool an odd 279x279. "
         "Nearest sizes that work: 556, 572. `predict` takes any size."
     )
 

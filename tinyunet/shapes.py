@@ -154,7 +154,7 @@ def _walk(spec: UNetSpec, height: int, width: int) -> Iterator[Step]:
                     raise _MisfitError(f"{layer.name} would be left with nothing of a {h}x{w} map")
             case "pool":
                 if h % 2 or w % 2:
-                    raise _MisfitError(f"level {layer.level + 1} (down.{layer.level}) would pool an odd {h}x{w}")
+                    raise _MisfitError(f"level {layer.level} (down.{layer.level}) would pool an odd {h}x{w}")
                 skips.append(size)
                 size = (h // 2, w // 2)
             case "upconv":

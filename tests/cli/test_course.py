@@ -50,7 +50,21 @@ def test_start_copies_and_keeps_work(run, tmp_path):
     assert run("start", out, "--lesson", "2", "--seed", "Ada", "--no-open").split()[0] == "written"
     notebook = json.loads((out / "02_convolution.ipynb").read_text(encoding="utf-8"))
     assert 'begin("02", "Ada")' in "".join(c for cell in notebook["cells"] for c in cell["source"])
-    assert run("start", out, "--lesson", "02", "--no-open").split()[0] == "kept"
+    again = run("start", out, "--lesson", "02", "--seed", "Ada", "--no-open")
+    assert again.split()[0] == "kept"
+    assert "not applied" not in again  # it has that seed
+    assert "rename its file and run this again" in " ".join(again.split())
+
+
+def test_start_says_which_options_kept_notebooks_lack(run, tmp_path):
+    """Solutions and another name do not reach what is there already; Python's own quotes do not matter."""
+    run("start", tmp_path, "--lesson", "2", "--seed", 'A"da', "--no-open")
+    def says(*words):
+        return " ".join(run("start", tmp_path, "--lesson", "2", *words, "--no-open").split())
+
+    assert "not applied" not in says("--seed", 'A"da')
+    assert "(your work; --solutions not applied: choose another folder)" in says("--solutions")
+    assert "(your work; --solutions and --seed not applied:" in says("--solutions", "--seed", "Bob")
 
 
 def test_start_with_solutions_copies_the_executed_notebook(run, tmp_path):
@@ -72,11 +86,30 @@ def test_start_opens_jupyterlab_or_says_how(run, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "find_spec", lambda name: True)
     monkeypatch.setattr(course.subprocess, "run", lambda command, check: started.append(command) or Done())
     run("start", tmp_path, "--lesson", "02")
-    assert started[0][1:] == ["-m", "jupyterlab", str(tmp_path)]
+    assert started[0][1:] == ["-m", "jupyterlab", str(tmp_path / "02_convolution.ipynb")]
+    assert "Begin with 00_images_and_masks.ipynb" in run("start", tmp_path)
+    assert started[1][-1] == str(tmp_path / "00_images_and_masks.ipynb")
     monkeypatch.setattr(course, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^course: JupyterLab is not installed\. .* pip install 'tinyunet\[course\]'"):
+    with pytest.raises(ConfigError, match=r"^course: JupyterLab is not installed\. .* pip install .*\[course\]"):
         run("start", tmp_path, "--lesson", "00")
     assert (tmp_path / "00_images_and_masks.ipynb").exists()
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_start_as_root_says_what_jupyter_wants(tmp_path, monkeypatch, user):
+    """JupyterLab refuses root, with its own advice for its own command; for others its exit code is ours."""
+    class Failed:
+        """A process that did not start."""
+
+        returncode = 1
+
+    monkeypatch.setattr(course, "find_spec", lambda name: True)
+    monkeypatch.setattr(course.subprocess, "run", lambda command, check: Failed())
+    monkeypatch.setattr(course.os, "geteuid", lambda: user, raising=False)
+    done = CliRunner().invoke(app, ["course", "start", str(tmp_path), "--lesson", "2"])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit if user else ConfigError)
+    assert user or f"jupyter lab {tmp_path / '02_convolution.ipynb'} --allow-root" in str(done.exception)
 
 
 def test_a_release_has_no_answer(run, tmp_path):

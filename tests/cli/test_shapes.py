@@ -36,7 +36,7 @@ def test_a_size_that_does_not_fit(main):
     """Exit code 2, where it stops fitting, and the nearest sizes that do."""
     code, _, err = main("shapes", 570)
     assert code == 2
-    assert "level 2 (down.1) would pool an odd 279x279. Nearest sizes that work: 556, 572." in err
+    assert "level 1 (down.1) would pool an odd 279x279. Nearest sizes that work: 556, 572." in err
 
 
 def test_shapes_draws(main, tmp_path):

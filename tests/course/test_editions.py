@@ -327,6 +327,53 @@ def test_copies_leave_work_alone(tmp_path):
     assert "BEGIN SOLUTION" in mine.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("solutions", [False, True])
+@pytest.mark.parametrize("wanted", ["", "5"])
+def test_every_link_of_a_copy_leads_somewhere(tmp_path, wanted, solutions):
+    """Lessons that are there stay linked; others are named, and code is named by its path in the repository."""
+    seen = []
+    for path, _ in editions.copy_to(tmp_path, wanted, solutions=solutions):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text(cell["source"]))
+                seen += [target for target in targets if "://" not in target]
+                code = re.findall(r"`((?:tinyunet|docs|benchmarks|kernels)/[\w./]+)`", text(cell["source"]))
+                assert all((REPOSITORY / one).exists() for one in code), code
+    assert all((tmp_path / target).exists() for target in seen), seen
+    assert bool(seen) == (not wanted)
+    five = text(json.loads((tmp_path / "05_max_pooling.ipynb").read_text(encoding="utf-8"))["cells"][-1]["source"])
+    assert "**In the code**: `tinyunet/ops/pool.py`" in five
+
+
+@pytest.mark.parametrize(
+    ("link", "becomes"),
+    [
+        ("[pool.py](../tinyunet/ops/pool.py)", "`tinyunet/ops/pool.py`"),
+        ("[`pool.py`](../tinyunet/ops/pool.py#L3)", "`tinyunet/ops/pool.py`"),
+        ("[The table](../docs/kill_matrix.md)", "The table (`docs/kill_matrix.md`)"),
+        ("lesson [02](02_a.ipynb), [03](03_b.ipynb#x)", "lesson [02](02_a.ipynb), 03"),
+        ("[a page](https://example.org/a.md)", "[a page](https://example.org/a.md)"),
+        ("[above](#here)", "[above](#here)"),
+    ],
+)
+def test_links_away_from_home(link, becomes):
+    """To the web and to what is there they stay; to the code they become its path."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    home = new_notebook(cells=[new_markdown_cell(link), new_code_cell(f'"{link}"')])
+    moved = editions.away_from_home(home, {"02_a.ipynb"})
+    assert [c.source for c in moved.cells] == [becomes, f'"{link}"']
+    assert home.cells[0].source == link
+
+
+def test_an_extra_is_installed_from_where_tinyunet_is(tmp_path, monkeypatch):
+    """By its name from an installed package; from the checkout, which has a pyproject.toml beside the package."""
+    monkeypatch.setattr(editions, "__file__", str(tmp_path / "tinyunet" / "course" / "editions.py"))
+    assert editions.how_to_install("course") == 'pip install "tinyunet[course]"'
+    (tmp_path / "pyproject.toml").touch()
+    assert editions.how_to_install("course") == 'pip install -e ".[course]"'
+
+
 def test_an_unknown_lesson_or_language_is_refused():
     """With those that there are."""
     with pytest.raises(ConfigError, match=r"^course: there is no lesson '99'. There are: 0"):

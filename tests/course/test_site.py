@@ -117,7 +117,7 @@ def test_without_an_installation_the_wheel_is_refused(tmp_path, monkeypatch):
 def test_a_site_needs_jupyterlite_and_an_empty_folder(tmp_path, monkeypatch):
     """Both refusals say what to do."""
     monkeypatch.setattr(site, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^course: jupyterlite_core, .* is not installed.*tinyunet\[site\]"):
+    with pytest.raises(ConfigError, match=r"^course: jupyterlite_core, .* is not installed.*pip install .*\[site\]"):
         site.build(tmp_path)
     monkeypatch.setattr(site, "find_spec", lambda name: True)
     (tmp_path / "mine.txt").touch()

@@ -48,6 +48,8 @@ def test_a_convolution_pixel_is_that_of_the_op(conv, padding):
     y, _ = ops.conv2d_forward(x, w, b, padding)
     figure = plot.conv_pixel(x, w, b, (1, 0, 4, 2), padding)
     assert result(figure) == y[1, 0, 4, 2]
+    assert ("x[0:3, 4:7]" if padding == "valid" else "x around (0, 4)") in said(figure)
+    assert f"corner at {(0, 4) if padding == 'valid' else (-1, 3)}" in plot.description(figure)
     assert "(and 1 more c)" in said(figure)
     assert f"The pixel is {y[1, 0, 4, 2]:.3g}." in plot.description(figure)
 
@@ -83,13 +85,20 @@ def test_a_pooling_pixel_marks_the_winner():
 
 
 def test_a_batch_norm_pixel_and_its_gradient_are_those_of_the_op(rng):
-    """The last number is y, or dx with its three parts."""
+    """The last number is y, or dx with its three parts; each line follows from the one above."""
     x, dy = rng.standard_normal((2, 2, 3, 4, 2))
     gamma, beta, at = np.array([2.0, 3.0]), np.array([0.5, -1.0]), (1, 2, 1, 1)
     y, ctx = ops.batch_norm_forward(x, gamma, beta)
     dx, _, _ = ops.batch_norm_backward(dy, ctx)
     assert result(plot.norm_pixel(x, gamma, beta, at)) == pytest.approx(y[at], rel=1e-2)
     assert result(plot.norm_pixel(x, gamma, beta, at, dy)) == pytest.approx(dx[at], rel=1e-2)
+    words = said(plot.norm_pixel(x, gamma, beta, at))
+    steps = [float(v) for v in re.findall(r"^= (-?[\d.e+-]+)$", words, re.M)]
+    by = [float(v) for v in re.findall(r"^[-/×+] (-?[\d.e+-]+)$", words, re.M)]
+    assert [line[0] for line in re.findall(r"^[-+] .*$", words, re.M)] == ["-" if x[..., 1].mean() > 0 else "+", "-"]
+    by[0], by[3] = x[..., 1].mean(), beta[1]
+    follow = [steps[0] - by[0], steps[1] / by[1], steps[2] * by[2], steps[3] + by[3]]
+    assert follow == pytest.approx(steps[1:], rel=0.02, abs=0.02)
 
 
 def test_a_loss_pixel_is_that_of_the_op(rng):
@@ -131,13 +140,47 @@ def test_maps_are_to_scale_and_hold_the_channels(rng):
     assert "a 8×12×3" in plot.description(figure)
 
 
-def test_filters_are_shown_on_one_scale(rng):
-    """A picture for each pair of channels, up to the limits."""
+def test_filters_are_shown_by_output_channel(rng):
+    """A picture for each pair of channels, up to the limits; one scale for all kernels of an output, symmetric about 0."""
     w = rng.standard_normal((3, 3, 4, 6))
     figure = plot.filters(w, inputs=2, outputs=5)
     assert len(figure.axes) == 10
     np.testing.assert_array_equal(figure.axes[7].images[0].get_array(), w[:, :, 1, 2])
-    assert {ax.images[0].get_clim() for ax in figure.axes} == {(-np.abs(w).max(), np.abs(w).max())}
+    clims = [ax.images[0].get_clim() for ax in figure.axes]
+    assert clims[:5] == clims[5:]
+    assert [high / np.abs(w[..., o]).max() for o, (low, high) in enumerate(clims[:5])] == pytest.approx([2.2] * 5)
+    assert all(low == -high for low, high in clims)
+
+
+def test_filters_with_room_show_their_numbers_and_names():
+    """Nine numbers a kernel; those that are small beside another kernel's too. Large sets go without."""
+    w = np.concatenate([np.full((3, 3, 1, 1), 1 / 9), np.arange(-4.0, 5).reshape(3, 3, 1, 1)], axis=3)
+    w[0, 0, 0, 0] = -1e-5
+    figure = plot.filters(w, titles=["mean"])
+    assert [ax.get_title() for ax in figure.axes] == ["mean", "o = 1"]
+    assert [[t.get_text() for t in ax.texts] for ax in figure.axes] == [["0", *["0.11"] * 8], [str(v) for v in range(-4, 5)]]
+    assert not any(ax.texts for ax in plot.filters(np.ones((3, 3, 1, 16))).axes)
+
+
+def test_maps_say_what_their_colours_and_channels_are():
+    """The words of the colour scales that occur, and titles above the channels of the layer that has some."""
+    seen = {"x": np.ones((1, 4, 4, 1)), "y": -np.ones((1, 4, 4, 2))}
+    figure = plot.maps(seen, titles={"y": ["mean", "edges"]})
+    assert [ax.get_title() for ax in figure.axes] == ["", "mean", "edges"]
+    assert "The channels of y: mean, edges." in plot.description(figure)
+    assert "blue above 0, white at 0, orange below; grey from black, 0, to white, the largest value; each row" in said(figure)
+    assert "orange" not in said(plot.maps({"x": seen["x"]}))
+    assert "by itself" not in said(plot.maps({"x": seen["x"]}))
+
+
+def test_numbers_and_maps_have_the_same_colours():
+    """Blue is positive, orange negative, in grids of numbers and in maps."""
+    numbers = np.array([[-3.0, 3], [0, 0]]).reshape(1, 2, 2, 1)
+    grids = [p.get_facecolor() for p in plot.pool_pixel(numbers, (0, 0, 0, 0)).axes[0].patches]
+    image = plot.maps({"x": np.array([[-3.0, 3]]).reshape(1, 1, 2, 1)}).axes[0].images[0]
+    for (red, _, blue, _), (r, _, b, _) in zip(grids[:2], image.cmap(image.norm([-2.0, 2.0])), strict=True):
+        assert (red > blue) == (r > b)
+        assert abs(r - b) > 0.3
 
 
 def test_the_film_strip_shows_every_layer_to_scale(rng):
@@ -235,6 +278,10 @@ def test_bars_and_lines_carry_the_numbers():
     assert [bar.get_height() for bar in flow.axes[0].patches] == [0.5, 0.25]
     assert [bar.get_height() for bar in flow.axes[1].patches] == [0.75, 0.5, 0.25, 0.5]
     assert "75 % at level 0" in plot.description(flow)
+    assert flow.axes[0].get_yscale() == "linear"
+    assert flow.axes[0].get_ylim()[0] == 0
+    wide = plot.gradient_flow({"head": 100.0, "up": 1.0}).axes[0]
+    assert (wide.get_yscale(), list(wide.lines[0].get_ydata()), len(wide.patches)) == ("log", [100, 1], 0)
     assert len(plot.gradient_flow({"head": 0.5}).axes) == 1
     dead = plot.dead_units({"relu1": 0.25})
     assert dead.axes[0].patches[0].get_height() == 0.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from tinyunet.cli.terminal import out_console, say, table_of
 from tinyunet.course import editions, site
 from tinyunet.errors import ConfigError
 
-course = typer.Typer(no_args_is_help=True, help="The course: eighteen notebooks, from mirror padding to weight maps.")
+course = typer.Typer(no_args_is_help=True, help="The course: eighteen notebooks, from a first image to your own.")
 app.add_typer(course, name="course")
 
 Lesson = Annotated[str, typer.Option(help="one lesson alone, by its number", metavar="NN", show_default=False)]
@@ -42,17 +43,29 @@ def start(
     language: Language = "en",
     open_: Annotated[bool, typer.Option("--open/--no-open", help="open JupyterLab")] = True,
 ) -> None:
-    """Copy the notebooks into a folder and open them in JupyterLab."""
+    """Copy the notebooks into a folder and open the first of them in JupyterLab."""
+    paths = []
     for path, fresh in editions.copy_to(out, lesson, language, solutions=solutions, seed=seed):
-        say(f"{'written' if fresh else 'kept   '}  {path}")
+        missed = [] if fresh else editions.kept_without(path, solutions=solutions, seed=seed)
+        note = f"  (your work; {' and '.join(missed)} not applied: choose another folder)" if missed else ""
+        say(f"{'written' if fresh else 'kept   '}  {path}{note}")
+        paths.append((path, fresh))
+    if not all(fresh for _, fresh in paths):
+        say("What is kept is your work. For a fresh copy of a lesson, rename its file and run this again.")
+    first = paths[0][0]
+    say(f"Begin with {first.name}")
     if not open_:
         return
     if find_spec("jupyterlab") is None:
         raise ConfigError(
-            "course: JupyterLab is not installed. Install it with pip install 'tinyunet[course]', or open the notebooks in "
+            f"course: JupyterLab is not installed. Install it with {editions.how_to_install('course')}, or open the notebooks in "
             f"{out} with another program."
         )
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "jupyterlab", str(out)], check=False).returncode)
+    code = subprocess.run([sys.executable, "-m", "jupyterlab", str(first)], check=False).returncode
+    if code and getattr(os, "geteuid", lambda: 1)() == 0:  # Windows has no such number
+        raise ConfigError(f"course: JupyterLab ended with code {code}. It does not start for root unless it is told to: "
+                          f"jupyter lab {first} --allow-root")  # fmt: skip
+    raise typer.Exit(code)
 
 
 @course.command("build", epilog="Example: tinyunet course build --lesson 07")

@@ -17,12 +17,12 @@ import base64
 import copy
 import json
 import os
+import posixpath
 import re
-import shutil
 import tempfile
 import textwrap
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -265,14 +265,49 @@ def copy_to(
     """
     chosen = lessons(wanted, language)
     out.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in out.glob("*.ipynb")} | {f"{lesson.name}.ipynb" for lesson in chosen}
     for lesson in chosen:
         path = out / f"{lesson.name}.ipynb"
         fresh = not path.exists()
-        if fresh and solutions:
-            shutil.copyfile(folder(language) / path.name, path)
-        elif fresh:
-            write(student(lesson, seed), path)
+        if fresh:
+            notebook = (_library("nbformat").read(folder(language) / path.name, as_version=4) if solutions
+                        else student(lesson, seed))  # fmt: skip
+            write(away_from_home(notebook, there), path)
         yield path, fresh
+
+
+_LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
+
+
+def away_from_home(notebook: Any, there: Container[str]) -> Any:
+    """The notebook for a folder that holds the notebooks `there` and no repository: every link leads somewhere.
+
+    Links to notebooks that are not there become plain text, and links to the code become its path, as code: Jupyter opens nothing
+    outside the folder that it was started in.
+    """
+    def changed(link: re.Match[str]) -> str:
+        text, target = link["text"], link["target"]
+        if "://" in target or target.startswith("#") or target.partition("#")[0] in there:
+            return link[0]
+        path = posixpath.normpath(posixpath.join("notebooks", target.partition("#")[0]))
+        if path.startswith("notebooks/"):
+            return text
+        bare = text.strip("`")
+        return f"`{path}`" if path.endswith(bare) else f"{text} (`{path}`)"
+
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _LINK.sub(changed, cell.source)
+    return notebook
+
+
+def kept_without(path: Path, *, solutions: bool = False, seed: str = "") -> list[str]:
+    """Which of these options a notebook that was there already does not show: ["--seed"]"""
+    text = path.read_text(encoding="utf-8")
+    shown = {"--solutions": not solutions or "BEGIN SOLUTION" in text,
+             "--seed": not seed or json.dumps(_quoted(seed), ensure_ascii=False)[1:-1] in text}  # fmt: skip
+    return [option for option, is_there in shown.items() if not is_there]
 
 
 def release(out: Path, wanted: str = "", language: str = "en") -> Path:
@@ -291,6 +326,13 @@ def release(out: Path, wanted: str = "", language: str = "en") -> Path:
     return out
 
 
+def how_to_install(extra: str) -> str:
+    """The command for an extra: in a checkout it is installed from there."""
+    if (Path(__file__).parents[2] / "pyproject.toml").exists():
+        return f'pip install -e ".[{extra}]"'
+    return f'pip install "tinyunet[{extra}]"'
+
+
 def _library(name: str) -> Any:
     """A library of the extra `course`, when it is needed."""
     from importlib import import_module
@@ -299,4 +341,4 @@ def _library(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         missing = name.partition(".")[0]
-        raise ConfigError(f"course: {missing} is not installed. Install it: pip install 'tinyunet[course]'.") from error
+        raise ConfigError(f"course: {missing} is not installed. Install it: {how_to_install('course')}.") from error

@@ -8,8 +8,10 @@ nothing.
 from __future__ import annotations
 
 import linecache
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +44,7 @@ class Exercise(NamedTuple):
     laws: tuple[Law, ...]  # the first that is broken is told
     mistakes: tuple[Mistake, ...]
     ours: tuple[Callable[..., Any], ...]  # our own answers, for planted bugs
+    stops: Mapping[str, str] = {}  # a part of an error's message, of an answer that stops -> hint
 
 
 EXERCISES: dict[str, Exercise] = {}
@@ -55,11 +58,13 @@ def exercise(
     laws: Iterable[Law],
     mistakes: Iterable[Mistake],
     ours: Callable[..., Any] | tuple[Callable[..., Any], ...] = (),
+    stops: Mapping[str, str] | None = None,
 ) -> None:
     """Enter an exercise; the files in `tinyunet/course/exercises/` do so when they are imported."""
     if name in EXERCISES:
         raise ConfigError(f"exercise: there are two called {name!r}. Give one another name.")
-    EXERCISES[name] = Exercise(name, writes, tuple(laws), tuple(mistakes), ours if isinstance(ours, tuple) else (ours,))
+    ours = ours if isinstance(ours, tuple) else (ours,)
+    EXERCISES[name] = Exercise(name, writes, tuple(laws), tuple(mistakes), ours, stops or {})
 
 
 # What a check says ---------------------------------------------------------------------------------------------------
@@ -115,7 +120,9 @@ def _try(task: Exercise, law: Law, draw: Draw, answers: tuple[Callable[..., Any]
         place = _place(failure, answers)
         if isinstance(failure, TinyUNetError) and not place:
             raise  # not from the student's code: a law that is wrong itself, or an exercise called wrongly
-        raise NotYetError(f"{task.name}: not yet. Your code stops.\n    {type(failure).__name__}: {failure}{place}") from failure
+        told = next((f"\n    Hint: {hint}" for part, hint in task.stops.items() if part in str(failure)), "")
+        what = f"{type(failure).__name__}: {failure}{place}{told}"
+        raise NotYetError(f"{task.name}: not yet. Your code stops.\n    {what}") from failure
 
 
 def _place(failure: BaseException, answers: tuple[Callable[..., Any], ...]) -> str:
@@ -132,20 +139,67 @@ def _place(failure: BaseException, answers: tuple[Callable[..., Any], ...]) -> s
 
 
 def predicted(guess: object, truth: object, why: str = "") -> Verdict:
-    """Lay a prediction beside what happened. Never fails: a wrong prediction is the more useful one."""
-    if guess is None:
-        return Verdict(f"It is {_told(truth)}. (No guess written down: with one, you would look twice.) {why}".rstrip())
+    """Lay a prediction beside what happened. Never fails: a wrong prediction is the more useful one.
+
+    Text may be written as one likes: "Network", "95 %", "6 x 8". An estimate need not be exact: see `close`.
+    """
+    it = _told(truth)
+    if guess is None or guess is ...:
+        return Verdict(f"It is {it}. (No guess written down: with one, you would look twice.) {why}".rstrip())
     if same(guess, truth):
-        return Verdict(f"Yes: {_told(truth)}. {why}".rstrip())
-    return Verdict(f"You said {_told(guess)}, it is {_told(truth)}. {why}".rstrip())
+        return Verdict(f"Yes: {it}. {why}".rstrip())
+    if close(guess, truth):
+        return Verdict(f"Close: you said {_told(guess)}, it is {it}. {why}".rstrip())
+    for wrote, true in product(_readings(guess)[:1], _readings(truth)[:1]):
+        if wrote.size != true.size:
+            many = f"{wrote.size} number{'s' * (wrote.size != 1)}, there {'is' if true.size == 1 else 'are'} {true.size}"
+            return Verdict(f"You wrote {many}: {it}. {why}".rstrip())
+    return Verdict(f"You said {_told(guess)}, it is {it}. {why}".rstrip())
 
 
 def same(a: object, b: object) -> bool:
-    """Equal, arrays and tuples entry by entry, floating-point numbers to three digits."""
+    """Equal: texts but for capitals and blanks, as many numbers in the same order, floating-point ones to three digits."""
+    if any(x.size == y.size and np.allclose(x, y, rtol=1e-3, atol=1e-12) for x, y in product(_readings(a), _readings(b))):
+        return True
     try:
-        return bool(np.allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-3, atol=1e-12))
-    except (TypeError, ValueError):
-        return bool(a == b)
+        return bool(_plain(a) == _plain(b))
+    except Exception:  # whatever a student writes: what cannot be compared is not equal
+        return False
+
+
+def close(guess: object, truth: object) -> bool:
+    """Within a fifth of what is not a whole number: nobody computes 1562.4 in the head. A count is right or wrong."""
+    def near(x: Array, y: Array) -> bool:
+        return x.size == y.size and bool(np.all(np.abs(x - y) <= np.where(y == np.round(y), 1e-3, 0.2) * np.abs(y)))
+
+    return any(near(x, y) for x, y in product(_readings(guess), _readings(truth)))
+
+
+_YES_OR_NO = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+
+
+def _readings(value: object) -> list[Array]:
+    """A prediction as a row of numbers, in the ways that it may be meant: "95 %" is 0.95 or 95; none for what is no numbers."""
+    if isinstance(value, str):
+        text = _plain(value)
+        if text in _YES_OR_NO:
+            return [np.array([_YES_OR_NO[text]])]
+        values = _readings(re.split(r"[\s,;x×()\[\]]+", text.replace("%", "").strip(" ,;()[]")))
+        return [*values, *(v / 100 for v in values)] if "%" in text else values
+    try:
+        row = np.asarray(value)
+        return [row.astype(float).ravel()] if row.dtype.kind in "biufU" else []
+    except Exception:  # a ragged list, a word among numbers, an object of one's own
+        return []
+
+
+def _plain(value: Any) -> Any:
+    """For comparing: arrays and lists as tuples, text in small letters, without blanks around it."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return " ".join(value.casefold().split()) if isinstance(value, str) else value
 
 
 def _told(value: object) -> str:
@@ -225,6 +279,8 @@ def difference(what: str, found: Any, expected: Any, rtol: float = 1e-9) -> str:
         return next((part for part in parts if part), "")
     if found is None:
         return f"{what} is None. Does your function return something?"
+    if isinstance(found, tuple) and found and hasattr(found[-1], "_fields"):
+        return f"{what} is a tuple: a forward pass returns (y, ctx). Take y, the first of the two: [0]."
     if not isinstance(found, np.ndarray | np.generic | int | float | complex | list):
         return f"{what} is {_kind(found)}, expected {_kind(expected)}."
     a, b = np.asarray(found), np.asarray(expected)

@@ -36,7 +36,7 @@ def build(out: Path, language: str = "en", pyodide: Path | None = None) -> Path:
     full release of Pyodide.
     """
     if missing := [name for name in NEEDS if find_spec(name) is None]:
-        raise ConfigError(f"course: {', '.join(missing)} is not installed. Install it: pip install 'tinyunet[site]'.")
+        raise ConfigError(f"course: {', '.join(missing)} is not installed. Install it: {editions.how_to_install('site')}.")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"course: {out} is not empty. Give another folder: a site should hold nothing else.")
     with tempfile.TemporaryDirectory() as temporary:

@@ -19,7 +19,7 @@ from tinyunet.plot.arithmetic import (
     upconv_pixel,
     upconv_pixel_backward,
 )
-from tinyunet.plot.base import ERRORS, check_kind, description, save
+from tinyunet.plot.base import ERRORS, check_kind, description, diverging, save
 from tinyunet.plot.geometry import crops, mirror, receptive, weight_at
 from tinyunet.plot.health import dead_units, gradient_flow, over_time
 from tinyunet.plot.images import Row, errors, overlay, results, weight_map
@@ -40,6 +40,7 @@ __all__ = [
     "crops",
     "dead_units",
     "description",
+    "diverging",
     "draw_unet",
     "errors",
     "film_strip",

@@ -45,15 +45,17 @@ def conv_pixel(x: Array, w: Array, b: Array, at: tuple[int, int, int, int], padd
     n, i, j, o = at
     x, w, b = map(to_numpy, (x, w, b))
     size = w.shape[0]
-    window = _padded(x[n], size // 2 if padding == "same" else 0)[i : i + size, j : j + size]
+    pad = size // 2 if padding == "same" else 0
+    window = _padded(x[n], pad)[i : i + size, j : j + size]
     _need("conv_pixel", window, (size, size, x.shape[3]), at)
     kernel = w[..., o]
     y = float((window * kernel).sum() + b[o])
+    title = f"x around ({i}, {j})" if pad else f"x[{i}:{i + size}, {j}:{j + size}]"
     return _equation(
-        [Grid(_first(window), f"x around ({i}, {j})"), "×", Grid(_first(kernel), f"w[:, :, :, {o}]"), "=",
+        [Grid(_first(window), title), "×", Grid(_first(kernel), f"w[:, :, :, {o}]"), "=",
          Grid(_first(window * kernel), "products"), f"{_rest(x.shape[3])}sum {y - b[o]:.3g}\n+ bias {b[o]:.3g}\n= {y:.3g}"],
-        f"y[{n}, {i}, {j}, {o}] of a {size}x{size} convolution: {window.size} products of the window with the kernel, summed, "
-        "and the bias",
+        f"y[{n}, {i}, {j}, {o}] of a {size}x{size} convolution: {window.size} products of the kernel and the window with its "
+        f"upper left corner at ({i - pad}, {j - pad}), summed, and the bias",
         f"The pixel is {y:.3g}.",
     )  # fmt: skip
 
@@ -156,19 +158,20 @@ def norm_pixel(x: Array, gamma: Array, beta: Array, at: tuple[int, int, int, int
     x_hat = (x[at] - mean) / std
     g, b = float(gamma[c]), float(beta[c])
     if dy is None:
-        parts = [f"x = {x[at]:.3g}", f"mean {mean:.3g} of {values.size} values\n→ {x[at] - mean:.3g}",
-                 f"divided by the\nroot of var + eps\n{std:.3g} → {x_hat:.3g}",
-                 f"× gamma {g:.3g}\n+ beta {b:.3g}\n= {g * x_hat + b:.3g}"]  # fmt: skip
-        says = f"y{list(at)} of a batch norm: x less the mean of its channel, by the deviation, scaled and moved"
-        return _equation(parts, says, f"The value is {g * x_hat + b:.3g}.")  # fmt: skip
+        steps = [("x", "", x[at]), (f"less the mean of the channel's {values.size} values", _signed(-mean), x[at] - mean),
+                 ("divided by the root of var + eps", f"/ {std:.3g}", x_hat), ("times gamma", f"× {g:.3g}", g * x_hat),
+                 ("plus beta", _signed(b), g * x_hat + b)]  # fmt: skip
+        return _steps(steps, f"y{list(at)} of a batch norm, step by step")
     dys = to_numpy(dy)[..., c].astype(float)
     hats = (values - mean) / std
     direct, by_mean, by_var = dys[at[:3]], -dys.mean(), -x_hat * (dys * hats).mean()
     dx = g / std * (direct + by_mean + by_var)
-    parts = [f"its own dy\n{direct:.3g}", f"through the mean\n{by_mean:+.3g}", f"through the variance\n{by_var:+.3g}",
-             f"× gamma / deviation\n= {dx:.3g}"]  # fmt: skip
-    says = f"dx{list(at)} of a batch norm: three roads lead from x to the loss"
-    return _equation(parts, says, f"The gradient is {dx:.3g}.")
+    steps = [("the direct road: its own dy", "", direct),
+             ("through the mean: less the mean of dy", _signed(by_mean), direct + by_mean),
+             ("through the variance: less x_hat times the mean of dy x_hat", _signed(by_var), direct + by_mean + by_var),
+             ("times gamma", f"× {g:.3g}", g * (direct + by_mean + by_var)),
+             ("divided by the root of var + eps", f"/ {std:.3g}", dx)]  # fmt: skip
+    return _steps(steps, f"dx{list(at)} of a batch norm: three roads lead from x to the loss, and add up")
 
 
 def loss_pixel(logits: Array, labels: Array, at: tuple[int, int, int], weights: Array | None = None) -> Figure:
@@ -187,7 +190,7 @@ def loss_pixel(logits: Array, labels: Array, at: tuple[int, int, int], weights: 
          f"w (-log p)\n= {w:.3g} × {-np.log(p[label]):.3g}\n= {loss:.3g}",
          Grid(gradient[None, :, None] * m, "M × gradient", column)],
         f"The loss of pixel {list(at)}, whose class is {label}: the weight times -log of the probability of its class; back goes "
-        "the weight times (probability - 1 for the true class, probability for the others), by M",
+        "the weight times (probability - 1 for the true class, probability for the others), divided by M",
         f"The loss is {loss:.3g}; M is {m} pixels.",
     )  # fmt: skip
 
@@ -223,6 +226,28 @@ def _equation(parts: Sequence[Grid | str], says: str, result: str) -> Figure:
         left += w
     ax.text(width / 2, 0.25, "\n".join(lines), ha="center", va="top", fontsize=9)
     figure.set_label(f"{says}. " + " ".join(_in_words(parts)) + f" {result}")
+    return figure
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'} {abs(value):.3g}"
+
+
+def _steps(steps: Sequence[tuple[str, str, float]], says: str) -> Figure:
+    """A sum, one step a line: what is done, with which number, and what there is then."""
+    from matplotlib.figure import Figure
+
+    line, width = 0.27, 6.5  # inches
+    height = line * (len(steps) + 1.3)
+    figure = Figure(figsize=(width, height))
+    figure.text(0.5, 1 - 0.5 * line / height, says, ha="center", va="center", fontsize=10)
+    for k, (what, by, value) in enumerate(steps):
+        y = 1 - (k + 1.6) * line / height
+        last = "bold" if k == len(steps) - 1 else "normal"
+        figure.text(0.04, y, what, va="center", fontsize=9)
+        figure.text(0.78, y, by, va="center", ha="right", fontsize=9)
+        figure.text(0.95, y, f"= {value:.3g}", va="center", ha="right", fontsize=9, weight=last)
+    figure.set_label(f"{says}: " + "; ".join(f"{what} {by} = {value:.3g}".replace("  ", " ") for what, by, value in steps) + ".")
     return figure
 
 

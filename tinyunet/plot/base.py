@@ -12,6 +12,7 @@ from tinyunet.errors import ConfigError
 from tinyunet.files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 
@@ -19,6 +20,13 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 """Okabe and Ito's colours."""
+
+def diverging() -> Colormap:
+    """The colours of numbers with a sign, everywhere: orange below 0, white at 0, blue above. Apart for colour-blind readers."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("orange_white_blue", ("#6B3A00", ORANGE, "#FFFFFF", BLUE, "#001F33"))
+
 
 OBJECTS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, "#F5C9A8", "#B8E0C8")
 """Fills of objects: Okabe and Ito's without black, and two pale ones."""

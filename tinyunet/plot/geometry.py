@@ -39,10 +39,13 @@ def mirror(image: Array, border: int, arrows: int = 8) -> Figure:
     last, far = len(rows) - 1, len(cols) - 1
     halfway = (border - 1) // 2  # pixels from the outer edge
     ring = [(i, j) for i in range(last + 1) for j in range(far + 1) if min(i, j, last - i, far - j) == halfway]
-    ring.sort(key=lambda at: np.arctan2(at[0] - last / 2, at[1] - far / 2))
-    style = {"arrowstyle": "->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
-    for i, j in ring[:: max(1, len(ring) // arrows)][:arrows]:
+    corner = np.arctan2(-last, -far)  # begin there: from the middle of a side, arrows of opposite sides would lie on each other
+    ring.sort(key=lambda at: (np.arctan2(at[0] - last / 2, at[1] - far / 2) - corner) % (2 * np.pi))
+    style = {"arrowstyle": "->", "color": VERMILION, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 3}
+    for i, j in (ring[k * len(ring) // arrows] for k in range(min(arrows, len(ring)))):
         ax.annotate("", (cols[j] + border, rows[i] + border), (j, i), arrowprops=style)
+        for x, y in ((j, i), (cols[j] + border, rows[i] + border)):
+            ax.plot(x, y, "o", color=VERMILION, markeredgecolor="white", markersize=5)
     figure.set_label(
         f"An image of {height}x{width} pixels inside a box, and around it {border} pixels of its mirror image. Arrows lead from "
         "pixels of the border to the pixels they repeat: the edge is the mirror, and is not repeated itself."

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def gradient_flow(norms: Mapping[str, float], shares: Mapping[int, tuple[float, float]] | None = None) -> Figure:
     """How large the gradient is at every layer, and at each fork how much of it came through the skip.
 
-    norms    layer -> norm, as `probe.gradient_norms` gives them; drawn in the order given, on a logarithmic axis
+    norms    layer -> norm, as `probe.gradient_norms` gives them; drawn in the order given: as bars from 0, or,
+             if they differ by a factor of more than 50, as dots on a logarithmic axis
     shares   level -> (through the skip, from below), as `probe.skip_shares` gives them
 
     Raises ConfigError if there is nothing to show.
@@ -25,10 +26,15 @@ def gradient_flow(norms: Mapping[str, float], shares: Mapping[int, tuple[float, 
 
     if not norms:
         raise ConfigError("gradient_flow: there is no gradient. Did a backward pass run inside the probe?")
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     axes = figure.subplots(1, 2 if shares else 1, squeeze=False, width_ratios=[3, 1] if shares else [1])[0]
-    _bars(axes[0], norms, BLUE)
-    axes[0].set_yscale("log")
+    if min(norms.values()) >= max(norms.values()) / 50:
+        _bars(axes[0], norms, BLUE)
+    else:  # a logarithmic axis has no 0 for a bar to stand on
+        axes[0].plot(list(norms), list(norms.values()), "o", color=BLUE)
+        axes[0].set_yscale("log")
+        axes[0].grid(axis="y", color="0.9")
+        axes[0].tick_params(axis="x", rotation=90, labelsize=7)
     axes[0].set_ylabel("norm of the gradient")
     said = ""
     if shares:
@@ -38,7 +44,8 @@ def gradient_flow(norms: Mapping[str, float], shares: Mapping[int, tuple[float, 
         axes[1].bar(names, skip, color=SKY, edgecolor="0.3", label="through the skip")
         axes[1].bar(names, [1 - s for s in skip], bottom=skip, color=ORANGE, edgecolor="0.3", label="from below")
         axes[1].set_ylabel("share of the two norms")
-        axes[1].legend(fontsize=7, loc="lower center")
+        axes[1].tick_params(axis="x", labelsize=8)
+        axes[1].legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         listed = (f"{100 * s:.0f} % at {name}" for s, name in zip(skip, names, strict=True))
         said = f" Through the skip come {', '.join(listed)}."
     figure.set_label("Norms of the gradient: " + ", ".join(f"{name} {norm:.3g}" for name, norm in norms.items()) + "." + said)

@@ -314,7 +314,8 @@ def results(rows: Sequence[Row], title: str = "", side: float = 1.9) -> Figure:
     legend_at.legend(*_legend((k, ERRORS[k]) for k in kinds_shown), loc="upper left", fontsize=8, frameon=False, ncols=2,
                      borderaxespad=0.3, columnspacing=1.0)  # fmt: skip
     meaning = {"merged": "merged: several as one", "split": "split: one as several"}
-    if entries := [(meaning[name], color) for name, color in MIXED.items() if any(ids[name].size for ids in mixed)]:
+    entries = [("predicted object", "white")] * any((to_numpy(r.prediction) > 0).any() for r in rows)
+    if entries := entries + [(meaning[name], color) for name, color in MIXED.items() if any(ids[name].size for ids in mixed)]:
         legend_at = place(columns.index("prediction"), top, side, footer - 0.1)
         legend_at.set_axis_off()
         legend_at.legend(*_legend(entries), loc="upper left", fontsize=8, frameon=False, borderaxespad=0.3)

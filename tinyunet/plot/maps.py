@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinyunet.backend import Array, to_numpy
 from tinyunet.errors import ShapeError
-from tinyunet.plot.base import largest
+from tinyunet.plot.base import diverging, largest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DIVERGING = "PuOr"  # apart for colour-blind readers, white at zero
+_SIGNED = "blue above 0, white at 0, orange below"
+_GREY = "grey from black, 0, to white, the largest value"
 
 
-def maps(seen: Mapping[str, Array], n: int = 0, channels: int = 8, width: float = 9.0) -> Figure:
+def maps(
+    seen: Mapping[str, Array],
+    n: int = 0,
+    channels: int = 8,
+    width: float = 9.0,
+    titles: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
     """The first channels of every layer, one row a layer, all drawn to one scale: a map of half the side is half as large.
 
     seen   layer -> (N, H, W, C), activations or gradients, as `tinyunet.probe` gives them
     n      which image of the batch
+    titles layer -> what its channels are, written above them
 
     A layer without negative values runs from black (0) to white (its largest); others from orange (negative) over white (0)
-    to purple.
+    to blue. Every layer has a scale of its own, and the figure says so.
 
     Raises ShapeError if there is nothing to show, or an array is no map.
     """
@@ -37,28 +46,43 @@ def maps(seen: Mapping[str, Array], n: int = 0, channels: int = 8, width: float 
     label, gap = 1.5, 0.05  # inches
     columns = max(a.shape[2] for a in shown.values())
     scale = (width - label - gap * columns) / max(a.shape[1] * a.shape[2] for a in shown.values())  # inches a pixel
+    above = {name: tuple((titles or {}).get(name, ())) for name in shown}
     heights = [max(scale * a.shape[0], 0.3) + 0.12 for a in shown.values()]
-    total = sum(heights) + 0.1
+    colours = sorted({_SIGNED if a.min() < 0 else _GREY for a in shown.values()})
+    legend = textwrap.wrap(f"{'; '.join(colours)}{'; each row by itself' * (len(shown) > 1)}", int(16 * width))
+    foot = 0.05 + 0.16 * len(legend)
+    total = sum(heights) + 0.18 * sum(map(bool, above.values())) + 0.05 + foot
     figure = Figure(figsize=(width, total))
+    figure.text(0.06 / width, 0.5 * foot / total, "\n".join(legend), fontsize=7, va="center", color="0.3")
     top = total - 0.05
     for (name, a), height in zip(shown.items(), heights, strict=True):
         size = _size(seen[name])
+        top -= 0.18 * bool(above[name])
         figure.text(0.06 / width, (top - height / 2) / total, f"{name}\n{size}", fontsize=8, va="center")
         for k in range(a.shape[2]):
             w, h = scale * a.shape[1], scale * a.shape[0]
             left = label + k * (w + gap)
             ax = figure.add_axes((left / width, (top - height / 2 - h / 2) / total, w / width, h / total))
             _show(ax, a[..., k], a)
+            if k < len(above[name]):
+                ax.set_title(above[name][k], fontsize=8, pad=3)
         top -= height
     listed = "; ".join(f"{name} {_size(seen[name])}, values from {a.min():.3g} to {a.max():.3g}" for name, a in shown.items())
-    figure.set_label(f"Feature maps to scale, the first {columns} channels of {len(shown)} layers: {listed}.")
+    named = "".join(f" The channels of {name}: {', '.join(words)}." for name, words in above.items() if words)
+    figure.set_label(f"Feature maps to scale, the first {columns} channels of {len(shown)} layers: {listed}.{named}")
     return figure
 
 
-def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0) -> Figure:
+_ROOM = 0.24
+"""Inches that a number such as -0.25 needs."""
+
+
+def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0, titles: Sequence[str] = ()) -> Figure:
     """The kernels of a convolution: a column for each output channel, a row for each input channel.
 
-    w (K, K, C, O), all on one colour scale: orange negative, purple positive
+    w (K, K, C, O): orange negative, blue positive, each output channel to its own largest weight: a mean of 1/9 pales beside a 4.
+    Where there is room, the numbers stand in it.
+    titles   what the output channels are, written above them
 
     Raises ShapeError for another shape.
     """
@@ -68,19 +92,25 @@ def filters(w: Array, inputs: int = 8, outputs: int = 16, width: float = 9.0) ->
     if w.ndim != 4:
         raise ShapeError(f"filters: w has shape {w.shape}, expected (K, K, C, O).")
     rows, columns = min(w.shape[2], inputs), min(w.shape[3], outputs)
-    side = min((width - 0.6) / columns, 0.9)
+    side = min((width - 0.6) / columns, 1.1)
     figure = Figure(figsize=(0.6 + side * columns, 0.4 + side * rows))
     across, down = figure.get_size_inches()
-    top = largest(np.abs(w)) or 1.0
     for c in range(rows):
         figure.text(0.05 / across, (side * (rows - c - 0.5)) / down, f"c = {c}", fontsize=8, va="center")
         for o in range(columns):
             place = ((0.55 + side * o) / across, (0.05 + side * (rows - 1 - c)) / down, 0.92 * side / across, 0.92 * side / down)
             ax = figure.add_axes(place)
-            ax.imshow(w[:, :, c, o], cmap=_DIVERGING, vmin=-top, vmax=top, interpolation="nearest")
+            top = largest(np.abs(w[..., o])) or 1.0
+            pale = 2.2 * top  # so that one can read the numbers
+            ax.imshow(w[:, :, c, o], cmap=diverging(), vmin=-pale, vmax=pale, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
+            if side / len(w) >= _ROOM:
+                power = int(np.floor(np.log10(top)))
+                numbers = np.round(w[:, :, c, o], max(2 - power - (power < 0), 0)) + 0.0  # -0.0 becomes 0.0
+                for i, j in np.ndindex(w.shape[:2]):
+                    ax.text(j, i, f"{numbers[i, j]:g}", ha="center", va="center", fontsize=7)
             if c == 0:
-                ax.set_title(f"o = {o}", fontsize=8, pad=2)
+                ax.set_title(titles[o] if o < len(titles) else f"o = {o}", fontsize=8, pad=2)
     figure.set_label(
         f"Filters of a {w.shape[0]}x{w.shape[1]} convolution, {rows} of {w.shape[2]} input and {columns} of {w.shape[3]} output "
         f"channels; weights from {w.min():.3g} to {w.max():.3g}."
@@ -151,6 +181,6 @@ def _show(ax: Axes, values: Array, of: Array) -> None:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(linewidth=0.4, color="0.5")
     if of.min() < 0:
-        ax.imshow(values, cmap=_DIVERGING, vmin=-top, vmax=top, interpolation="nearest")
+        ax.imshow(values, cmap=diverging(), vmin=-top, vmax=top, interpolation="nearest")
     else:
         ax.imshow(values, cmap="gray", vmin=0, vmax=top, interpolation="nearest")

@@ -28,6 +28,10 @@ def _is_normalised(draw: Draw, normalise: Callable[[Array], Array]) -> None:
     if difference("x", x, expected, 1e-5):
         if not difference("x", x, ((kept - kept.mean()) / kept.var())[None], 1e-5):
             raise CheckError("x is divided by the variance. Take its root, the standard deviation: image.std().")
+        per_channel = kept - kept.mean(axis=(0, 1))
+        for deviation in (kept.std(axis=(0, 1)), kept.std()):
+            if not difference("x", x, (per_channel / deviation)[None], 1e-5):
+                raise CheckError("You normalise each channel by itself; take mean and deviation over all pixels and channels.")
         found = f"x has mean {x.mean():.4g} and standard deviation {x.std():.4g}"
         raise CheckError(f"{found}, expected 0 and 1 over all pixels and channels.\n" + difference("x", x, expected, 1e-5))
     if x.dtype != np.float32:
@@ -53,7 +57,9 @@ exercise(
         Mistake("networks take float32", edits=((".astype(np.float32)", ""),)),
         Mistake("an axis in front for the batch", edits=(("x[None]", "x"),)),
         Mistake("divided by the variance", edits=(("image.std()", "image.var()"),)),
-        Mistake("expected 0 and 1 over all pixels and channels", edits=(("image.mean()", "image.mean(axis=(0, 1))"),)),
+        Mistake("You normalise each channel by itself", edits=(("image.mean()", "image.mean(axis=(0, 1))"),)),
+        Mistake("You normalise each channel by itself", edits=(("image.mean()", "image.mean(axis=(0, 1))"),
+                                                               ("image.std() or 1.0", "image.std(axis=(0, 1))"))),
         Mistake("Its standard deviation is 0", edits=((" or 1.0", ""),)),
         Mistake("has mean", edits=(("image - image.mean()", "image - image.astype(np.uint8).min()"),)),
     ),

@@ -60,9 +60,7 @@ def _index(draw: Draw, sources: Callable[[int, int, int], Any]) -> None:
     for border in (n - 1, 2 * n + draw.integer(0, 2)):
         start, stop = -border, n + border
         found, expected = sources(start, stop, n), _sources(start, stop, n)
-        if found is not None and np.asarray(found).dtype.kind not in "iu":
-            kind = np.asarray(found).dtype
-            raise CheckError(f"The sources are of type {kind}. They will index an array: whole numbers, please.")
+        _whole(found)
         if wrong := difference("the list of sources", found, np.array(expected)):
             wrong += f"\nsources({start}, {stop}, {n}) should be {expected}"
             if np.shape(found) == np.shape(expected):
@@ -70,6 +68,11 @@ def _index(draw: Draw, sources: Callable[[int, int, int], Any]) -> None:
                 told = (f"\nHint: {hint}" for hint, other in INDICES if np.array_equal(found, other(start, stop, n)))
                 wrong += next(told, "")
             raise CheckError(wrong)
+
+
+def _whole(found: Any) -> None:
+    if found is not None and (kind := np.asarray(found).dtype).kind not in "iu":
+        raise CheckError(f"The sources are of type {kind}. They will index an array: whole numbers, please.")
 
 
 def _single_pixel(draw: Draw, sources: Callable[[int, int, int], Any]) -> None:
@@ -81,6 +84,7 @@ def _single_pixel(draw: Draw, sources: Callable[[int, int, int], Any]) -> None:
         except (ZeroDivisionError, RuntimeWarning) as failure:
             raise CheckError("For n = 1 your code divides by zero: 2(n - 1) is 0. A single pixel is shown everywhere; "
                              "treat this case first.") from failure  # fmt: skip
+    _whole(found)
     if wrong := difference("for n = 1 the list of sources", found, np.zeros(stop - start)):
         raise CheckError(f"{wrong}\nA single pixel, number 0, is shown everywhere: {stop - start} times here.")
 
@@ -100,6 +104,7 @@ exercise(
                              ("np.minimum(i, period - i)", "np.where(i < n, abs(i), period - i)"))),
         Mistake("For n = 1 your code divides by zero", edits=(("if n == 1", "if n == 0"),)),
         Mistake("whole numbers, please", edits=(("np.minimum(i, period - i)", "period / 2 - abs(i - period / 2)"),)),
+        Mistake("whole numbers, please", edits=(("np.zeros(stop - start, int)", "np.zeros(stop - start)"),)),
         Mistake("has shape", edits=(("np.arange(start, stop)", "np.arange(start, stop + 1)"),)),
         Mistake(EDGE_TWICE, bug="symmetric_for_reflect"),
         Mistake(ONCE, bug="mirrored_once"),
@@ -126,7 +131,16 @@ def _x_amounts(draw: Draw) -> dict[str, Any]:
     return {"x": draw.rng.standard_normal(shape), **dict(zip(names, amounts.tolist(), strict=True))}
 
 
+NO_SIZE = ("The rows go from -top to height + bottom, so that the image itself is among them: "
+           "mirror_index(-top, height + bottom, height), and columns likewise.")  # fmt: skip
+
+
+def _without_the_image(x: Array, top: int, bottom: int, left: int, right: int) -> Array:
+    return x[:, _sources(-top, bottom, x.shape[1])][:, :, _sources(-left, right, x.shape[2])]
+
+
 AMOUNTS = {
+    NO_SIZE: _without_the_image,
     "Left and right are exchanged: the columns begin at -left.": lambda x, t, b, le, r: _padded(x, t, b, r, le),
     "Top and bottom are exchanged: the rows begin at -top.": lambda x, t, b, le, r: _padded(x, b, t, le, r),
     "Rows and columns are exchanged: top and bottom belong to axis 1, left and right to axis 2.":
@@ -147,11 +161,14 @@ exercise(
         Mistake("y is", edits=(("height + bottom, height)", "height + bottom, height - 1)"),)),
         Mistake("Your border is zero",
                 edits=(("return x[:, rows][:, :, cols]", "return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))"),)),
-        Mistake("Your code stops", edits=(("x[:, rows][:, :, cols]", "x[:, rows, cols]"),)),
+        Mistake("NumPy pairs two lists", edits=(("x[:, rows][:, :, cols]", "x[:, rows, cols]"),)),
+        Mistake(NO_SIZE, edits=(("-top, height + bottom,", "-top, bottom,"), ("-left, width + right,", "-left, right,"))),
         Mistake("Left and right are exchanged", bug="left_and_right_exchanged"),
         Mistake(EDGE_TWICE, bug="symmetric_for_reflect"),
     ),
     ours=lambda x, top, bottom, left, right: ops.mirror_pad_forward(x, top, bottom, left, right)[0],
+    stops={"indexing arrays": "NumPy pairs two lists of indices, one pixel for each pair. Look up one axis after the other: "
+                              "x[:, rows][:, :, cols]"},
 )  # fmt: skip
 
 
@@ -240,7 +257,6 @@ def _gap(draw: Draw, adjoint_gap: Callable[..., Any]) -> None:
             raise CheckError("Your code changes x or dy. A test must not touch what it tests.")
         if abs(found - expected) <= 1e-9 * max(expected, 1e-3):
             continue
-        which = "B is the transpose of A" if b is not wrong else "B is not the transpose of A"
         hints = {
             "The difference has a sign. A test that asks whether the gap is small would pass this: take abs.":
                 (left - right) / scale,
@@ -251,8 +267,9 @@ def _gap(draw: Draw, adjoint_gap: Callable[..., Any]) -> None:
                 abs(np.linalg.norm(ax) - np.linalg.norm(bdy)) / scale,
         }  # fmt: skip
         told = "".join(f"\nHint: {hint}" for hint, value in hints.items() if np.isclose(found, value, rtol=1e-9, atol=0))
-        raise CheckError(f"the gap is {found:.6g}, expected {expected:.6g}: {which}, with <Ax, dy> = {left:.6g}, "
-                         f"<x, B dy> = {right:.6g} and {scale:.6g} below.{told}")  # fmt: skip
+        which = "that is deliberately wrong" if b is wrong else "that is the transpose of A"
+        raise CheckError(f"For a B {which} your function gives {found:.6g}, it should give {expected:.6g} = |{left:.6g} - "
+                         f"{right:.6g}| / {scale:.6g}, that is |<Ax, dy> - <x, B dy>| by the sum of |Ax dy|.{told}")  # fmt: skip
 
 
 def _finds_wrong_folds(draw: Draw, adjoint_gap: Callable[..., Any]) -> None:

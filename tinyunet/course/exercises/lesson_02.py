@@ -97,18 +97,30 @@ exercise(
     ours=_ours,
 )  # fmt: skip
 
+def _columns_first(x: Array, size: int) -> Array:
+    """The rows in another order: down the columns of each image."""
+    shape = (len(x), x.shape[1] - size + 1, x.shape[2] - size + 1, -1)
+    return _columns(x, size).reshape(shape).swapaxes(1, 2).reshape(-1, size * size * x.shape[3])
+
+
 exercise(
     "02.im2col",
     "columns(x, size) -> (N P Q, K K C), every window of the image as a row",
     laws=(equals(_columns, _x_size, {
         "Rows and columns inside a window are exchanged: a window is read row by row, each pixel with its channels.":
             lambda x, size: _windows(x, size).swapaxes(1, 2).reshape(-1, size * size * x.shape[3]),
+        "Your rows go down the columns of the image first. The order is n, then i, then j: the loop over j is the innermost.":
+            _columns_first,
         "The channel is to be the fastest axis, as it is in w.reshape(K K C, O); in your rows the place in the window is.":
             lambda x, size: _windows(x, size).transpose(0, 3, 1, 2).reshape(-1, size * size * x.shape[3]),
     }, what="the array of columns"),),
     mistakes=(
         Mistake("the place in the window is", edits=((".ravel()", ".transpose(2, 0, 1).ravel()"),)),
         Mistake("inside a window are exchanged", edits=((".ravel()", ".swapaxes(0, 1).ravel()"),)),
+        Mistake("down the columns of the image first", edits=(
+            ("        for i in range(height - size + 1):\n            for j in range(width - size + 1):\n",
+             "        for j in range(width - size + 1):\n            for i in range(height - size + 1):\n"),
+        )),
         Mistake(SIZE, edits=(("height - size + 1", "height - size"),)),
     ),
 )  # fmt: skip
@@ -129,5 +141,6 @@ exercise(
         Mistake("on one side only", edits=(("((0, 0), (1, 1), (1, 1), (0, 0))", "((0, 0), (0, 2), (0, 2), (0, 0))"),)),
         Mistake(SIZE, edits=(("((0, 0), (1, 1), (1, 1), (0, 0))", "((0, 0), (2, 2), (2, 2), (0, 0))"),)),
         Mistake("Your code stops", edits=(("((0, 0), (1, 1), (1, 1), (0, 0))", "((1, 1), (1, 1), (0, 0))"),)),
+        Mistake("Take y, the first of the two", edits=(("(padded, w, b)[0]", "(padded, w, b)"),)),
     ),
 )  # fmt: skip

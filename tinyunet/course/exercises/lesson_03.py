@@ -153,7 +153,8 @@ exercise(
         Mistake(ADD_DX, edits=(("+= dy @", "= dy @"),)),
         Mistake(OF_BATCH, edits=(("dy.sum(axis=(0, 1, 2))", "dy.sum(axis=0)"),)),
         Mistake(OF_PIXELS, edits=(("dy.sum(axis=(0, 1, 2))", "dy.sum(axis=(1, 2))"),)),
-        Mistake("Your code stops", edits=(("w[r, s].T", "w[r, s]"),)),
+        Mistake("w[r, s] is (C, O), so take w[r, s].T", edits=(("w[r, s].T", "w[r, s]"),)),
+        Mistake("both factors first", edits=(("window.reshape(-1, c_in).T @ dy.reshape(-1, c_out)", "window.T @ dy"),)),
         Mistake(FIRST_IMAGE, edits=(("window.reshape(-1, c_in).T @ dy.reshape(-1, c_out)",
                                      "window[0].reshape(-1, c_in).T @ dy[0].reshape(-1, c_out)"),)),
         Mistake("dw is", edits=(("window.reshape(-1, c_in).T @", "window.reshape(c_in, -1) @"),)),
@@ -161,6 +162,8 @@ exercise(
         Mistake("dx is", bug="dx_with_unflipped_kernel"),
     ),
     ours=_ours,
+    stops={"matmul": "For dx: dy has O channels and w[r, s] is (C, O), so take w[r, s].T. For dw, make matrices of N P Q rows "
+                     "out of both factors first."},
 )  # fmt: skip
 
 
@@ -215,6 +218,7 @@ exercise(
         Mistake("C and O are not exchanged", edits=(("w[::-1, ::-1].swapaxes(2, 3)", "w[::-1, ::-1]"),)),
         Mistake("turned over, not round", edits=(("w[::-1, ::-1]", "w[::-1]"),)),
         Mistake("reshape does not exchange axes", edits=((".swapaxes(2, 3)", ".reshape(3, 3, w.shape[3], w.shape[2])"),)),
+        Mistake("a forward pass returns (y, ctx)", edits=((")[0]", ")"),)),
         Mistake("dy has a border of one pixel", edits=(("(2, 2), (2, 2)", "(1, 1), (1, 1)"),)),
         Mistake("dx is", bug="dx_with_unflipped_kernel"),
         Mistake("dx is", bug="col2im_overwrites"),
