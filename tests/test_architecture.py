@@ -65,7 +65,7 @@ LIBRARIES = {
     "cupy": "backend",
     "scipy": "data metrics inference catalogue planner plot",
     "threadpoolctl": "parallel",
-    "PIL": "data",
+    "PIL": "data course",
     "matplotlib": "plot course",
     "safetensors": "checkpoint",
     "IPython": "course",

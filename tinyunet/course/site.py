@@ -62,7 +62,8 @@ def _add_pyodide(given: Path, to: Path) -> None:
         shutil.copytree(given, to)
     elif given.is_file() and tarfile.is_tarfile(given):
         with tarfile.open(given) as archive:  # it holds one folder, pyodide/
-            archive.extractall(to.parent, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+            archive.extractall(to.parent)
     if not (to / "pyodide.mjs").is_file() or not any(to.glob("numpy-*.whl")):
         wanted = editions._library("jupyterlite_pyodide_kernel.constants").PYODIDE_VERSION  # what the kernel was made for
         raise ConfigError(
