@@ -123,10 +123,12 @@ def _by_numpy(mode: Any) -> Callable[..., Array]:
 
 
 def _x_amounts(draw: Draw) -> dict[str, Any]:
-    """Never square, no two amounts the same, and one of them wider than the image."""
+    """Never square, before or after; no two amounts the same, and one of them wider than the image."""
     height = draw.integer(3, 4)
     shape = (draw.integer(2, 3), height, height + draw.integer(1, 2), draw.integer(2, 3))
     amounts = draw.rng.permutation([0, 1, 2, height + draw.integer(1, 2)])
+    while shape[1] + amounts[:2].sum() == shape[2] + amounts[2:].sum():
+        amounts = draw.rng.permutation(amounts)
     names = ("top", "bottom", "left", "right")
     return {"x": draw.rng.standard_normal(shape), **dict(zip(names, amounts.tolist(), strict=True))}
 
