@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tinyunet import cuda
 from tinyunet.backend import Array, array_module
-from tinyunet.ops.contract import as_gradient, as_values
+from tinyunet.ops.contract import as_gradient, as_values, keep
 from tinyunet.parallel import over_values
 
 
@@ -54,7 +54,7 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
     dx = xp.empty_like(dy)
 
     def formula(dy: Array, positive: Array, dx: Array) -> None:
-        xp.multiply(dy, positive, out=dx)
+        keep(dy, positive, out=dx)
 
     over_values(formula, dy, ctx.positive, dx)
     return dx
