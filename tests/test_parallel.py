@@ -23,8 +23,10 @@ def small_strips(monkeypatch):
 
 
 @pytest.fixture
-def blas():
-    """threadpoolctl's handle on NumPy's BLAS; skips where it has none that can be held."""
+def blas(monkeypatch):
+    """threadpoolctl's handle on every BLAS; skips where there is none that can be held. `each` finds them anew: other tests may
+    have loaded SciPy's since it last looked."""
+    monkeypatch.delattr(parallel._local, "blas", raising=False)
     controller = parallel._blas()
     if controller is None or not controller.lib_controllers:
         pytest.skip("threadpoolctl is not installed, or does not know this BLAS")
