@@ -410,7 +410,8 @@ def tell_layers(results: dict[str, Any]) -> str:
 def tell_steps(results: dict[str, Any]) -> str:
     rows = [[str(r["base"]), str(r["size"]), *(seconds_text(r[name]) for name in (OURS, *LAYOUTS)), f"{ratio(r):.2f}"]
             for section in ("steps", "sizes") for r in rows_of(results, section)]  # fmt: skip
-    return "## Training steps, by width and by size\n\n" + table(["base", "px", OURS, *LAYOUTS, "ratio"], rows)
+    title = "by width and by size" if "sizes" in results else "by width"
+    return f"## Training steps, {title}\n\n" + table(["base", "px", OURS, *LAYOUTS, "ratio"], rows)
 
 
 def tell_predict(results: dict[str, Any]) -> str:
@@ -531,14 +532,14 @@ def measure(names: list[str], quick: bool, path: Path) -> None:
         sys.exit("PyTorch is not installed: pip install 'tinyunet[parity]'")
     torch.set_num_threads(parallel.count())
     results = json.loads(path.read_text()) if path.exists() else {}
+    about = {**machine(), "torch": version("torch"), "threads": parallel.count()}
+    about.pop("date")
+    if results and results.get("machine") not in (None, about):
+        sys.exit(f"{path} holds results of another machine or other versions. Move it away, and measure all sections.")
+    results["machine"] = about
     for name in names:
         began = time.perf_counter()
         found = SECTIONS[name](quick)
-        about = {**machine(), "torch": version("torch"), "threads": parallel.count()}
-        about.pop("date")
-        if results and results.get("machine") not in (None, about):
-            sys.exit(f"{path} holds results of another machine or other versions. Move it away, and measure all sections.")
-        results["machine"] = about
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         results[name] = {"date": date.today().isoformat(), "load": load, "minutes": (time.perf_counter() - began) / 60, **found}
         path.parent.mkdir(parents=True, exist_ok=True)

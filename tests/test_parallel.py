@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinyunet as tu
-from tinyunet import parallel
+from tinyunet import ops, parallel
 from tinyunet.errors import ConfigError
 from tinyunet.parallel import each, groups, over_rows, over_values, threads, workspace
 
@@ -23,8 +23,10 @@ def small_strips(monkeypatch):
 
 
 @pytest.fixture
-def blas():
-    """threadpoolctl's handle on NumPy's BLAS; skips where it has none that can be held."""
+def blas(monkeypatch):
+    """threadpoolctl's handle on every BLAS; skips where there is none that can be held. `each` finds them anew: other tests may
+    have loaded SciPy's since it last looked."""
+    monkeypatch.delattr(parallel._local, "blas", raising=False)
     controller = parallel._blas()
     if controller is None or not controller.lib_controllers:
         pytest.skip("threadpoolctl is not installed, or does not know this BLAS")
@@ -243,6 +245,33 @@ def test_strips_give_what_the_whole_gives(n, small_strips, rng):
         np.testing.assert_array_equal(over_rows(lambda z: z.repeat(2, axis=1), z), z.repeat(2, axis=1))
         np.testing.assert_array_equal(over_rows(lambda x: x.sum(axis=2), x), x.sum(axis=2))
         np.testing.assert_array_equal(over_rows(lambda x, y: x * y, x, x[:, ::-1]), x * x[:, ::-1])
+
+
+def test_all_strips_are_jobs(small_strips):
+    """Two strips are done by two threads at once: neither is done before the other, to see what results look like."""
+    meeting = threading.Barrier(2, timeout=20)
+
+    def formula(x):
+        meeting.wait()
+        return x + 1
+
+    with threads(2):
+        np.testing.assert_array_equal(over_rows(formula, np.zeros((2, 4, 8, 1))), np.ones((2, 4, 8, 1)))
+
+
+@pytest.mark.parametrize("strip_bytes", [2**30, 2**18])
+def test_products_in_strips_have_the_same_bytes_on_any_number_of_blas_threads(strip_bytes, blas, rng, monkeypatch):
+    """Also sums over so many channels that BLAS cuts them where its number of threads says, in small maps and in large ones."""
+    monkeypatch.setattr(parallel, "STRIP_BYTES", strip_bytes)
+    x, w = rng.standard_normal((1, 31, 33, 513)), rng.standard_normal((2, 2, 77, 513))
+    head, dy = rng.standard_normal((1, 1, 513, 2)), rng.standard_normal((1, 62, 66, 77))
+    seen = set()
+    for n in (1, 2, 3):
+        with blas.limit(limits=n):
+            y, ctx = ops.upconv_forward(x, w, np.zeros(77))
+            logits, _ = ops.conv2d_forward(x, head, np.zeros(2))
+            seen.add(b"".join(a.tobytes() for a in (y, logits, *ops.upconv_backward(dy, ctx))))
+    assert len(seen) == 1
 
 
 def test_strips_never_cut_what_belongs_together(small_strips):

@@ -60,8 +60,6 @@ def test_time_goes_to_the_layer_that_took_it(monkeypatch):
         return real(dy, ctx)
 
     monkeypatch.setattr(tu.ops, "relu_backward", slow_relu)
-    strips = tu.ladder.rungs("conv3x3").index("strips")
-    assert strips >= 0
     rung = tu.ladder._LADDERS["conv3x3"]["strips"]
 
     def slow_grad_w(x, dy, size, pad):
@@ -111,6 +109,27 @@ def test_the_peak_is_measured():
     assert found.flops > 1e6
     assert found.bandwidth > 1e6
     assert found.threads == 1
+
+
+def test_a_bias_that_is_added_on_the_way_counts_as_forward(monkeypatch):
+    """A rung is timed with the bias that it adds, and the rest of its layer is elementwise, forward as backward."""
+    import time
+
+    rung = tu.ladder._LADDERS["conv3x3"]["strips"]
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        return rung.fused(*arguments)
+
+    clock = profile._Clock()
+    clock.start()
+    seen = clock.watch(rung._replace(fused=slow), "forward")
+    seen.fused(np.ones((1, 5, 5, 1), np.float32), np.ones((3, 3, 1, 2), np.float32), 0, np.ones(2, np.float32))
+    time.sleep(0.02)
+    clock.hear(tu.layers.Conv("conv", 1, 2, 3, "valid", np.random.default_rng(0)), "forward", None)
+    assert set(clock.times) == {("conv", "forward"), ("conv", "elementwise")}
+    assert clock.times["conv", "forward"] >= 0.05
+    assert clock.times["conv", "elementwise"] >= 0.02
 
 
 def test_what_cannot_be_profiled():

@@ -434,7 +434,7 @@ def test_workspaces_stay_within_the_plan(spec, n, rng):
 
 
 def test_forward_bytes_by_hand():
-    """Counted by hand: valid, the first convolution is the worst layer; same, the concatenation, while the skip is alive as well."""
+    """By hand: valid, the first convolution is the worst layer; same, the concatenation, while the skip is alive as well."""
 
     def maps(spec, *size, itemsize=4):
         return shapes.forward_bytes(spec, *size, itemsize=itemsize) - shapes.workspace_bytes(spec)

@@ -258,31 +258,34 @@ def over_rows(formula: Callable[..., Any], *maps: Array, together: int = 1) -> A
     gives None. Small arrays, and those of a device, go to the formula whole.
     """
     first = maps[0]
-    if array_module(*maps) is not np or first.nbytes <= STRIP_BYTES:
+    if array_module(*maps) is not np:
         return formula(*maps)
+    if first.nbytes <= STRIP_BYTES:
+        with _blas_on_one_thread():  # else its own threads might cut a product, and add it up in another order
+            return formula(*maps)
     images, height = first.shape[0], first.shape[1] // together
     step = max(1, STRIP_BYTES * images * height // first.nbytes)
     strips = [(n, start, min(start + step, height)) for n in range(images) for start in range(0, height, step)]
+
+    wholes: list[Array] = []
+    lock = threading.Lock()
 
     def rows(a: Array, n: int, start: int, stop: int) -> Array:
         scale = a.shape[1] // height
         return a[n : n + 1, start * scale : stop * scale]
 
-    def compute(strip: tuple[int, int, int]) -> tuple[Array, ...]:
-        results = formula(*(rows(a, *strip) for a in maps))
-        return results if isinstance(results, tuple) else () if results is None else (results,)
-
     def job(strip: tuple[int, int, int]) -> None:
-        for whole, result in zip(wholes, compute(strip), strict=True):
+        found = formula(*(rows(a, *strip) for a in maps))
+        results = found if isinstance(found, tuple) else () if found is None else (found,)
+        h = strip[2] - strip[1]
+        with lock:  # the first to come here tells how many results there are, and of which shape and dtype
+            if not wholes:
+                wholes.extend(np.empty((images, height * r.shape[1] // h, *r.shape[2:]), r.dtype) for r in results)
+        for whole, result in zip(wholes, results, strict=True):
             rows(whole, *strip)[...] = result
 
-    results = compute(strips[0])  # tells how many there are, and of which shape and dtype
-    h = strips[0][2]
-    wholes = tuple(np.empty((images, height * r.shape[1] // h, *r.shape[2:]), r.dtype) for r in results)
-    for whole, result in zip(wholes, results, strict=True):
-        rows(whole, *strips[0])[...] = result
-    each(job, strips[1:])
-    return wholes if len(wholes) > 1 else wholes[0] if wholes else None
+    each(job, strips)
+    return tuple(wholes) if len(wholes) > 1 else wholes[0] if wholes else None
 
 
 def over_values(formula: Callable[..., Any], *arrays: Array) -> Any:

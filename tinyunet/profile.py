@@ -37,7 +37,7 @@ from tinyunet.unet import UNet
 Part = Literal["augmentation", "forward", "by input", "by weight", "elementwise", "loss", "optimizer"]
 
 PARTS: tuple[Part, ...] = ("augmentation", "forward", "by input", "by weight", "elementwise", "loss", "optimizer")
-"""In the order of a table. Elementwise is all of a network that is no product: ReLU, norm, pooling, biases, joining, adding."""
+"""In the order of a table. Elementwise is all of a network that is no product: ReLU, norm, pooling, joining, adding, db."""
 
 PART_OF: dict[Direction, Part] = {"forward": "forward", "grad_x": "by input", "grad_w": "by weight"}
 
@@ -216,7 +216,8 @@ class _Step:
                 once, both = self.batch * s.macs, s.layer.kind == "conv1x1"  # whose two gradients count as one
                 for part in PART_OF.values():
                     yield s.layer.name, part, 2 * once if both and part != "forward" else once, x + y + FLOAT * s.layer.params
-                yield s.layer.name, "elementwise", 0, 3 * y + 3 * FLOAT * s.layer.params  # y += b, db, and what grads += dw moves
+                # db, and what grads += dw moves; a bias is added on the way
+                yield s.layer.name, "elementwise", 0, y + 3 * FLOAT * s.layer.params
             else:
                 mask = self.batch * s.remembered() if s.layer.kind != "norm" else x
                 joined = y if s.layer.kind == "concat" else x
@@ -254,15 +255,19 @@ class _Clock:
 
     def watch(self, rung: Rung, direction: Direction) -> Rung:
         """The same rung, which notes its time."""
-        function = getattr(rung, direction)
 
-        def timed(*arguments: Any) -> Array:
-            began = time.perf_counter()
-            result = function(*arguments)
-            self.parts.append((PART_OF[direction], time.perf_counter() - began))
-            return result
+        def timed(function: Callable[..., Array]) -> Callable[..., Array]:
+            def call(*arguments: Any) -> Array:
+                began = time.perf_counter()
+                result = function(*arguments)
+                self.parts.append((PART_OF[direction], time.perf_counter() - began))
+                return result
 
-        changed: dict[str, Any] = {direction: timed}
+            return call
+
+        changed: dict[str, Any] = {direction: timed(getattr(rung, direction))}
+        if direction == "forward" and rung.fused is not None:
+            changed["fused"] = timed(rung.fused)
         return rung._replace(**changed)
 
     def backward_ends(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tinyunet import ops, parallel
 from tinyunet.errors import DTypeError, ShapeError
-from tinyunet.ops.contract import add_bias, channel_sum
+from tinyunet.ops.contract import add_bias, channel_sum, keep
 
 
 class Case(NamedTuple):
@@ -412,6 +412,33 @@ def test_channel_sum_and_bias(strip_bytes, rng, monkeypatch):
     wanted = a + c
     add_bias(a, c)
     np.testing.assert_array_equal(a, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_what_is_not_kept_is_zero(dtype):
+    """Nothing of a value that is masked out comes through, no NaN and no sign; what is kept is kept to the bit."""
+    values = np.array([np.nan, np.inf, -np.inf, -1.0, -0.0, 5e-324, 2.5], dtype)
+    mask = np.array([True, False] * 7)
+    twice = values.repeat(2)
+    out = np.full((2, 14), 7, dtype)
+    keep(twice, mask, out=out[0])
+    for found in (keep(twice, mask), out[0], keep(twice[::-1], mask[::-1])[::-1]):
+        assert found[mask].tobytes() == values.tobytes()
+        assert found[~mask].tobytes() == np.zeros(7, dtype).tobytes()
+        assert found.dtype == dtype
+    assert (out[1] == 7).all()
+
+
+def test_what_does_not_pass_is_zero_also_where_it_is_infinite():
+    """A gradient that is infinite or NaN goes no further where ReLU, pooling and dropout let nothing through."""
+    for bad in (np.inf, np.nan):
+        _, positive = ops.relu_forward(np.array([-1.0, 1.0]))
+        np.testing.assert_array_equal(ops.relu_backward(np.array([bad, 2.0]), positive), [0, 2])
+        _, winner = ops.max_pool_forward(np.arange(4.0).reshape(1, 2, 2, 1))
+        np.testing.assert_array_equal(ops.max_pool_backward(np.full((1, 1, 1, 1), bad), winner).ravel(), [0, 0, 0, bad])
+        y, dropped = ops.dropout_forward(np.full(50, bad), 0.5, np.random.default_rng(0))
+        for found in (y, ops.dropout_backward(np.full(50, bad), dropped)):
+            np.testing.assert_array_equal(found, np.where(dropped.kept, bad, 0))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -11,7 +11,7 @@ from tinyunet import ladder
 from tinyunet.check import check_adjoint
 from tinyunet.errors import BackendError
 from tinyunet.parallel import threads
-from tinyunet.rungs import im2col, loops, strips, taps, winograd, winograd1d
+from tinyunet.rungs import im2col, loops, planes, strips, taps, winograd, winograd1d
 
 ANY = np.zeros((1, 3, 3, 1), np.float32), np.zeros((3, 3, 1, 1), np.float32)
 DOUBLE = np.zeros((1, 3, 3, 1)), np.zeros((3, 3, 1, 1))
@@ -109,6 +109,19 @@ def test_conv_rungs_agree(name, n, h, w, c, o, pad, seed):
     close(rung.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
 
 
+@threaded
+@pytest.mark.parametrize(("n", "h", "w", "c", "o"), [(2, 23, 30, 3, 5), (1, 9, 10, 8, 150), (3, 5, 6, 1, 1)])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_a_fused_bias_is_a_bias(name, n, h, w, c, o, pad, rng, monkeypatch):
+    """Added while a strip is in the cache, or block by block of many channels, every pixel gets it once."""
+    monkeypatch.setattr(strips, "STRIP_BYTES", 2**12)
+    monkeypatch.setattr(winograd1d, "STRIP_BYTES", 2**13)
+    monkeypatch.setattr(winograd, "STRIP_TILES", 5)
+    x, k, _ = (a.astype(np.float32) for a in conv_arguments(n, h, w, c, o, pad, 0))
+    b, rung = rng.standard_normal(o, dtype=np.float32), rung_of("conv3x3", name)
+    np.testing.assert_array_equal(rung.fused(x, k, pad, b), rung.forward(x, k, pad) + b)
+
+
 @upconvs
 @upconv_geometry
 def test_upconv_rungs_agree(name, n, h, w, c, o, seed):
@@ -157,13 +170,13 @@ def test_conv_rungs_take_an_axis_made_by_none(name, pad, rng):
     close(rung.grad_w(x, dy, 3, pad), loops.conv_grad_w(x, dy, 3, pad))
 
 
-@pytest.mark.parametrize("module", [im2col, strips])
+@pytest.mark.parametrize("module", [im2col, strips, planes])
 @pytest.mark.parametrize("strip_bytes", [1, 3000, 5000, 10**9])
 @pytest.mark.parametrize("pad", [0, 1])
 @pytest.mark.parametrize(("c", "o"), [(4, 2), (2, 4)])
 def test_every_height_of_strip_agrees(module, strip_bytes, pad, c, o, monkeypatch):
     """Strips of one row, of a few, with a remainder, and a single one give what the loops give."""
-    monkeypatch.setattr(module, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(strips if module is planes else module, "STRIP_BYTES", strip_bytes)
     x, k, dy = conv_arguments(2, 9, 7, c, o, pad, 0)
     close(module.forward(x, k, pad), loops.conv_forward(x, k, pad))
     close(module.grad_x(dy, k, pad), loops.conv_grad_x(dy, k, pad))

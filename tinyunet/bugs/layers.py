@@ -76,7 +76,7 @@ bug(
 bug(
     "dx_is_mean_of_dy", "relu",
     "Backward spreads the mean of the upstream gradient: a check whose upstream gradient is all ones finds it perfect.",
-    Edit("tinyunet.ops.relu:relu_backward", "xp.multiply(dy, ", "xp.multiply(dy.mean() + 0 * dy, "),
+    Edit("tinyunet.ops.relu:relu_backward", "keep(dy, ", "keep(dy.mean() + 0 * dy, "),
 )
 
 # Batch norm
@@ -168,7 +168,7 @@ bug(
     "dropout_not_scaled", "dropout",
     "What is kept is not divided by 1 - rate, forward and backward alike: at prediction all activations are twice as large as "
     "in training.",
-    Edit("tinyunet.ops.dropout:dropout_forward", "x / (1 - rate) * kept", "x * kept"),
+    Edit("tinyunet.ops.dropout:dropout_forward", "keep(x / (1 - rate), kept)", "keep(x, kept)"),
     Edit("tinyunet.ops.dropout:dropout_backward", "dy / (1 - ctx.rate)", "dy"),
 )
 bug(

@@ -71,9 +71,26 @@ def channel_sum(a: Array, *factors: Array) -> Array:
     return over_rows(formula, a, *factors).sum(axis=(0, 1))
 
 
+def keep(a: Array, mask: Array, out: Array | None = None) -> Array:
+    """a where the mask is true, else 0, also where a is infinite or NaN: -> `out`, or a fresh array
+
+    any shape, the same for all -> the same shape
+
+    The bits of a, as a whole number, times 1 or 0: several times as fast as `where`, as floating-point products are, in which
+    inf * 0 would be NaN and -1 * 0 would be -0.
+    """
+    xp = array_module(a)
+    out = xp.empty_like(a) if out is None else out
+    if xp.iscomplexobj(a):
+        out[...] = xp.where(mask, a, 0)
+    else:
+        bits = f"i{a.itemsize}"
+        xp.multiply(a.view(bits), mask, out=out.view(bits))
+    return out
+
+
 def add_bias(y: Array, b: Array) -> None:
     """y += b, in place, for a map that the caller has made: (N, H, W, C), (C,)"""
-
     xp = array_module(y)
     row = xp.tile(b, y.shape[2])  # NumPy adds long rows faster than many pixels of few channels
 

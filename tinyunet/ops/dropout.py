@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ConfigError
-from tinyunet.ops.contract import as_gradient, as_values
+from tinyunet.ops.contract import as_gradient, as_values, keep
 from tinyunet.parallel import over_values
 
 
@@ -35,7 +35,7 @@ def dropout_forward(x: Array, rate: float, rng: np.random.Generator) -> tuple[Ar
     x = as_values("dropout", x)
     xp = array_module(x)
     kept = xp.asarray(rng.random(x.shape, dtype=np.float32) >= rate) if rate else xp.ones(x.shape, bool)
-    y = over_values(lambda x, kept: x / (1 - rate) * kept, x, kept)
+    y = over_values(lambda x, kept: keep(x / (1 - rate), kept), x, kept)
     return y, DropoutContext(kept, rate, x.dtype)
 
 
@@ -45,4 +45,4 @@ def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
     any shape -> the same shape
     """
     dy = as_gradient("dropout", dy, ctx.kept.shape, ctx.dtype)
-    return over_values(lambda dy, kept: dy / (1 - ctx.rate) * kept, dy, ctx.kept)
+    return over_values(lambda dy, kept: keep(dy / (1 - ctx.rate), kept), dy, ctx.kept)

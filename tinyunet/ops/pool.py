@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tinyunet import cuda
 from tinyunet.backend import Array, array_module
 from tinyunet.errors import ShapeError
-from tinyunet.ops.contract import as_gradient, as_map
+from tinyunet.ops.contract import as_gradient, as_map, keep
 from tinyunet.parallel import over_rows
 
 WINDOW = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -64,7 +64,7 @@ def max_pool_backward(dy: Array, ctx: MaxPoolContext) -> Array:
 
     def formula(dy: Array, winner: Array, dx: Array) -> None:
         for place, (a, b) in enumerate(WINDOW):
-            xp.multiply(dy, winner == place, out=dx[:, a::2, b::2])
+            keep(dy, winner == place, out=dx[:, a::2, b::2])
 
     over_rows(formula, dy, ctx.winner, dx)
     return dx

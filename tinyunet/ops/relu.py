@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyunet import cuda
 from tinyunet.backend import Array, array_module
-from tinyunet.ops.contract import as_gradient, as_values
+from tinyunet.ops.contract import as_gradient, as_values, keep
 from tinyunet.parallel import over_rows
 
 
@@ -60,7 +60,7 @@ def relu_backward(dy: Array, ctx: ReLUContext) -> Array:
     dx = xp.empty_like(dy)
 
     def formula(dy: Array, positive: Array, dx: Array) -> None:
-        xp.multiply(dy, _unpack(positive, dy.shape[2]), out=dx)
+        keep(dy, _unpack(positive, dy.shape[2]), out=dx)
 
     over_rows(formula, _rows(dy), ctx.positive, _rows(dx))
     return dx

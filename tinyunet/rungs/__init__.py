@@ -12,8 +12,9 @@
     grad_x(dy, w)              (N, 2H, 2W, O), (2, 2, O, C) -> (N, H, W, C)
     grad_w(x, dy)              (N, H, W, C), (N, 2H, 2W, O) -> (2, 2, O, C)
 
-A bias is added by the operation, so that a rung is linear and its two gradients are its adjoints. Rungs do not check
-their arguments: the operations have done so.
+These are linear, and the two gradients are the adjoints of forward. A bias is no part of them: the operation adds it, or lets
+a rung that has `fused` do so, forward(..., b), while the values are in the cache. Rungs do not check their arguments: the
+operations have done so.
 """
 
 from tinyunet.cuda import rungs as kernels
