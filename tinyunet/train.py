@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ class StepRecord(NamedTuple):
     loss: float
     lr: float
     seconds: float  # of the step: batch, forward, backward, update
-    data_seconds: float  # of these, for cutting and augmenting tiles
+    data_seconds: float  # of these, for cutting and augmenting tiles; on a GPU, for waiting until that is done
     samples: tuple[str, ...]  # names of the images
     scores: Scores | None = None  # of a validation after this step
     notes: tuple[str, ...] = ()  # what a person should know: empty masks, a new best, a constant output
@@ -187,12 +188,13 @@ def _steps(
         leaving.callback(leave)
         model.train()
         model.zero_grad()  # of whatever was done with the network before
+        batches = _batches(prepared, config, tile, range(start + 1, config.steps + 1), ahead=model.device != "cpu")
+        leaving.callback(batches.close)
         for step in range(start + 1, config.steps + 1):
             with deferred(notice) as interruption:
                 unsaved = False
                 began = time.perf_counter()
-                rng = np.random.default_rng((config.seed, step))
-                x, labels, weights, names = make_batch(prepared, config, tile, step, rng)
+                (x, labels, weights, names), rng = next(batches)
                 data_seconds = time.perf_counter() - began
 
                 x, labels, weights = (move(part, model.device) for part in (x, labels, weights))
@@ -287,9 +289,37 @@ def prepare(
     ]
 
 
+Batch = tuple[Array, Array, Array, tuple[str, ...]]
+"""x, labels, weights, and the names of the samples; see `make_batch`."""
+
+
+def _batches(
+    prepared: Sequence[Prepared], config: TrainConfig, tile: tuple[int, int], steps: range, ahead: bool
+) -> Generator[tuple[Batch, np.random.Generator]]:
+    """The batch of every step, with the generator of that step as the batch has left it: dropout goes on drawing from it.
+
+    Each step has a generator of its own, so it does not matter when a batch is made. `ahead` makes the next one in a thread
+    while a step is done: where the network is on a GPU, the host would wait otherwise, and then the GPU for the host.
+    """
+
+    def batch(step: int) -> tuple[Batch, np.random.Generator]:
+        rng = np.random.default_rng((config.seed, step))
+        return make_batch(prepared, config, tile, step, rng), rng
+
+    if not ahead:
+        yield from map(batch, steps)
+        return
+    with ThreadPoolExecutor(1, "tinyunet batch") as helper:
+        coming = [helper.submit(batch, step) for step in steps[:1]]
+        for step in steps:
+            ready = coming.pop().result()
+            coming = [helper.submit(batch, step + 1)] if step + 1 in steps else []
+            yield ready
+
+
 def make_batch(
     prepared: Sequence[Prepared], config: TrainConfig, tile: tuple[int, int], step: int, rng: np.random.Generator
-) -> tuple[Array, Array, Array, tuple[str, ...]]:
+) -> Batch:
     """The tiles of one step (counted from 1), cut at random places and augmented.
 
     -> x (N, in, in, C) float32, labels (N, out, out) int32, weights (N, out, out) float32, names of the samples

@@ -4,10 +4,14 @@ That one runs NumPy behind walls as high as CuPy's: what these tests find withou
 the other, and a copy from one to the other that no line of ours asked for.
 """
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
 import tinyunet as tu
+from tinyunet import train
 from tinyunet.backend import array_module, device_of, to_numpy
 from tinyunet.cuda import runtime
 from tinyunet.errors import BackendError
@@ -94,6 +98,32 @@ def test_the_optimizer_follows_the_network(kind, cupy):
 def settings(steps):
     """Of a short run. With SGD, whose steps go with the gradients: Adam's are as large where rounding decides."""
     return tu.TrainConfig(steps=steps, batch=2, tile=20, validate_every=5, optimizer="sgd", momentum=0.9, lr=1e-2)
+
+
+def test_the_next_batch_is_made_while_a_step_is_done(cupy, monkeypatch):
+    """On a device a thread makes it, on the host nobody. A fault in it is raised when its step comes, and the thread ends."""
+    data = tu.synthetic("dic", n=2, size=64, rng=np.random.default_rng(0))
+    made, make_batch = [], train.make_batch
+
+    def watched(prepared, config, tile, step, rng):
+        made.append((step, threading.current_thread().name.rpartition("_")[0]))
+        if step == 3:
+            raise ValueError("no third batch")
+        return make_batch(prepared, config, tile, step, rng)
+
+    monkeypatch.setattr(train, "make_batch", watched)
+    for device, ahead, who in (("cpu", 0, ""), ("cuda", 1, "tinyunet batch")):
+        made.clear()
+        run = tu.fit(tu.UNet(tu.preset("paper", base=2, depth=1)).to(device), data, data[:0], settings(4))
+        for step in (1, 2):
+            assert next(run).step == step
+            deadline = time.monotonic() + 5
+            while len(made) < step + ahead and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert made == [(k, who) for k in range(1, step + ahead + 1)]
+        with pytest.raises(ValueError, match="no third batch"):
+            next(run)
+        assert not any(thread.name.startswith("tinyunet batch") for thread in threading.enumerate())
 
 
 @pytest.mark.slow
