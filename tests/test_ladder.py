@@ -171,8 +171,7 @@ def test_where_the_costs_of_a_machine_are(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("c", "o", "side", "dtype", "wanted"), [
-    (1, 16, 572, "float32", "planes"),
-    (3, 64, 572, "float32", "planes"),
+    (1, 64, 572, "float32", "planes"),
     (16, 16, 570, "float32", "winograd1d"),
     (32, 32, 282, "float32", "winograd1d"),
     (128, 128, 138, "float32", "winograd"),
@@ -182,7 +181,7 @@ def test_where_the_costs_of_a_machine_are(monkeypatch, tmp_path):
     (1, 16, 570, "float64", "planes"),
 ])
 def test_what_is_picked_by_the_costs_that_come_along(c, o, side, dtype, wanted, monkeypatch, tmp_path):
-    """Few channels: Winograd in one dimension. Many: in two. Not float32: the exact strips."""
+    """One channel: planes. Few: Winograd in one dimension. Many: in two. Not float32: the exact strips."""
     monkeypatch.setenv("TINYUNET_COSTS", str(tmp_path / "none"))
     ladder.costs.cache_clear()
     x, w = np.broadcast_to(np.zeros((), dtype), (1, side, side, c)), np.broadcast_to(np.zeros((), dtype), (3, 3, c, o))
