@@ -113,8 +113,8 @@ print("the sum is the absolute value:", np.array_equal(dark_to_bright + bright_t
 # **At x = 0** there is a kink and no derivative. Any number from 0 to 1 would do; everybody takes 0, and so do we. What matters is that it is fixed: two
 # implementations that differ in it give two different networks.
 #
-# **What must forward remember?** Not x: whether it was positive is enough. One byte a value, where x in float32 takes four. We call
-# it the mask.
+# **What must forward remember?** Not x: whether it was positive is enough. One bit a value
+# would do, where x in float32 takes 32, and tinyunet packs eight of them into a byte. We call it the mask.
 #
 # **NaN must stay NaN.** Something went wrong further up, and a ReLU that turns it into 0 hides the evidence. Comparisons with NaN are
 # all false: `x > 0` is, and `x <= 0` is too.
@@ -513,7 +513,7 @@ show(plot.dead_units(runs[0.03][0][1]))
 # ## Summary
 #
 # - Without a nonlinearity, 18 convolutions are one. ReLU keeps what is positive; backward passes dy there, and nothing elsewhere, 0 included.
-# - Every ReLU remembers a mask of its own, one byte a value.
+# - Every ReLU remembers a mask of its own.
 # - A ReLU halves the mean square, a sum of N products multiplies it by $N\sigma^2$. So $\sigma = \sqrt{2/N}$ keeps it; any other $\sigma$ gives a factor, to the 18th power.
 # - A unit that is never positive gets no gradient. Large steps make such units. A probe shows them, the loss does not.
 #

@@ -479,12 +479,12 @@ show(figure, f"Memory after every layer. Training rises to {peak[2]:.1f} MiB aro
 # Up to the head, and down again. The small saw-teeth are maps in flight; what stays is what is remembered.
 #
 # **Predict.** Now the paper's network, one tile of 572 x 572 pixels, float32. How many MiB does the forward pass leave behind
-# for the backward pass? (One map of the first level, 570 x 570 x 64 numbers, takes 79 MiB. A mask takes a byte a number, not
-# four.)
+# for the backward pass? (One map of the first level, 570 x 570 x 64 numbers, takes 79 MiB. The mask of a ReLU takes
+# one bit a number, not four bytes.)
 
 # %% tags=["predict"]
 ### BEGIN SOLUTION: MiB, as a whole number
-guess = 600
+guess = 504
 ### END SOLUTION
 
 # %%

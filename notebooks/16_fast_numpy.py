@@ -434,7 +434,7 @@ predicted(guess, ((4 + 3 - 1) ** 2, 4 * 4 * 3 * 3), "A quarter. Winograd in one 
 figure = Figure(figsize=(9, 3.1), layout="constrained")
 parts = {"B$^T$ (input)": winograd.B.T, "G (kernel)": winograd.G, "A$^T$ (output)": winograd.A.T}
 for ax, (name, matrix) in zip(figure.subplots(1, 3, width_ratios=[6, 3, 6]), parts.items(), strict=True):
-    ax.imshow(matrix, cmap="PuOr", vmin=-6, vmax=6)
+    ax.imshow(matrix, cmap=plot.diverging(), vmin=-6, vmax=6)
     for (i, j), value in np.ndenumerate(matrix):
         ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
     ax.set(title=name, xticks=[], yticks=[])

@@ -377,14 +377,14 @@ def test_remembered_is_what_the_layers_keep(spec, rng):
     for layer, step in zip(model.layers, shapes.trace(spec, height, width), strict=True):
         kept = [a for a in layer._ctx or () if isinstance(a, np.ndarray) and id(a) not in counted]
         counted.update(map(id, kept))
-        per_channel = sum(a.nbytes for a in kept if a.ndim == 1 or a.shape[:3] == (1, 1, 1))
+        per_channel = sum(a.nbytes for a in kept if a.ndim == 1 or (a.ndim == 4 and a.shape[:3] == (1, 1, 1)))
         assert layer.name == step.layer.name
         assert sum(a.nbytes for a in kept) - per_channel == step.remembered()
         assert per_channel == 0 or step.layer.kind == "norm"
 
 
 def test_remembered_of_other_dtypes():
-    """Inputs double in float64; masks and winners stay one byte each."""
+    """Inputs double in float64; masks and winners stay as they are."""
     for s in shapes.trace(PAPER.but(norm="batch"), 188):
         doubled = s.layer.kind in ("conv3x3", "conv1x1", "upconv", "norm")
         assert s.remembered(8) == s.remembered(4) * (2 if doubled else 1)
@@ -434,12 +434,12 @@ def test_workspaces_stay_within_the_plan(spec, n, rng):
 
 
 def test_forward_bytes_by_hand():
-    """Counted by hand: valid, an early ReLU is the worst layer; same, the concatenation, while the skip is alive as well."""
+    """By hand: valid, the first convolution is the worst layer; same, the concatenation, while the skip is alive as well."""
 
     def maps(spec, *size, itemsize=4):
         return shapes.forward_bytes(spec, *size, itemsize=itemsize) - shapes.workspace_bytes(spec)
 
-    early = 4 * (28 * 28 + 28 * 28) + 28 * 28  # down.0.relu1 on 30 px: input, output, a byte of mask each
+    early = 4 * (30 * 30 + 28 * 28)  # down.0.conv1 on 30 px: input, output
     joined = 4 * (2 * 2 + 2 * 2 * 2 + 2 * 2)  # up.0.concat on 2 px: from below, joined, the skip
     assert maps(UNetSpec(base=1, depth=1), 30) == early
     assert maps(UNetSpec(base=1, depth=1, padding="same"), 2) == joined
@@ -462,9 +462,9 @@ def test_training_bytes_add_up():
 def test_training_bytes_by_hand():
     """One level on 2x2 px, all maps one channel wide or two: the worst layer is the head, where backward begins."""
     spec = UNetSpec(base=1, depth=1, padding="same", dropout=0)
-    down = 16 + 4 + 16 + 4 + 1  # the image, a mask, an input, a mask, the winner
-    bottom = 4 + 2 + 8 + 2
-    up = 8 + 32 + 4 + 16 + 4  # what comes up, what was joined, a mask, an input, a mask
+    down = 16 + 2 + 16 + 2 + 1  # the image, a mask of two rows of a byte each, an input, a mask, the winner
+    bottom = 4 + 1 + 8 + 1
+    up = 8 + 32 + 2 + 16 + 2  # what comes up, what was joined, a mask, an input, a mask
     head = 16 + 16 + 32  # its input, and the gradients by it and by two logits
     params = 3 * 4 * shapes.count_params(spec)
     assert shapes.training_bytes(spec, 2, workspace=0) == down + bottom + up + head + params
@@ -475,9 +475,10 @@ def test_gradients_in_flight_by_hand():
     """The worst layer is the last 3x3 convolution, on its way back: dy, dx, and the dy that its block began with."""
     spec = UNetSpec(base=4, depth=1, padding="same", dropout=0, classes=1)
     n = 8 * 8  # pixels, and 16 at the bottom
-    down = 4 * n + 4 * n + 16 * n + 4 * n + 4 * 16
-    bottom = 16 * 16 + 8 * 16 + 32 * 16 + 8 * 16
-    up = 32 * 16 + 32 * n + 4 * n + 16 * n  # what comes up, what was joined, a mask, the input
+    mask = 8 * 4  # rows of 8 pixels of 4 bits; at the bottom 4 rows of 4 pixels of 8
+    down = 4 * n + mask + 16 * n + mask + 4 * 16
+    bottom = 16 * 16 + mask // 2 + 32 * 16 + mask // 2
+    up = 32 * 16 + 32 * n + mask + 16 * n  # what comes up, what was joined, a mask, the input
     flying = 3 * 16 * n
     params = 3 * 4 * shapes.count_params(spec)
     assert shapes.training_bytes(spec, 8, workspace=0) == down + bottom + up + flying + params

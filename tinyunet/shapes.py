@@ -130,7 +130,9 @@ class Step(NamedTuple):
         match self.layer.kind:
             case "conv3x3" | "conv1x1" | "upconv" | "norm":
                 return pixels_in * self.layer.c_in * itemsize
-            case "relu" | "dropout" | "pool":
+            case "relu":
+                return self.out_size[0] * -(-self.out_size[1] * self.layer.c_out // 8)  # one bit each, packed row by row
+            case "dropout" | "pool":
                 return pixels_out * self.layer.c_out  # one byte each: a bool, or the winner's index
             case _:
                 return 0
@@ -378,7 +380,7 @@ def workspace_bytes(spec: UNetSpec, threads: int = 1) -> int:
 def forward_bytes(spec: UNetSpec, height: int, width: int | None = None, itemsize: int = 4, threads: int = 1) -> int:
     """Peak memory of predicting one image, in bytes: the maps that are alive at the worst layer, and the workspace.
 
-    Alive at a layer are its input, its output, a byte mask (relu, dropout, pool) and the skips on the way.
+    Alive at a layer are its input, its output, its mask (relu, dropout, pool) and the skips on the way.
     """
     peak = 0
     skips: list[int] = []

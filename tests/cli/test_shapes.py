@@ -12,11 +12,11 @@ def test_shapes_prints_figure_1(main):
     code, out, _ = main("shapes", 572)
     assert code == 0
     lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
-    assert ["down.0.conv1", "572 -> 570", "1 -> 64", "640", "0.187", "21.1"] in lines
+    assert ["down.0.conv1", "572 -> 570", "1 -> 64", "640", "0.187", "3.7"] in lines
     assert ["up.0.concat", "392", "64 + 64 -> 128", "88"] in lines
     assert ["head", "388", "64 -> 2", "130", "0.019", "36.8"] in lines
     assert [line[3] for line in lines if line[0].endswith("concat")] == ["4", "16", "40", "88"]
-    assert ["total", "572 -> 388", "31,030,658", "150.43", "600.1"] in lines
+    assert ["total", "572 -> 388", "31,030,658", "150.43", "504.4"] in lines
     assert "margin           92 px" in out
     assert "188 + 16 k; nearest to 572: 556, 572, 588" in out
     assert "receptive field  188 to 204 px" in out
@@ -55,10 +55,10 @@ def test_shapes_explains_what_runs(main, monkeypatch, tmp_path):
     _, out, _ = main(*options)
     lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
     first = next(line for line in lines if line[:2] == ["down.0.conv1", "forward"])
-    expected = [float(cell.removesuffix(" ms")) for cell in first[3:6]]
-    names = next(line for line in lines if line[:3] == ["layer", "direction", "runs"])[3:6]
+    expected = [float(cell.removesuffix(" ms")) for cell in first[3:7]]
+    names = next(line for line in lines if line[:3] == ["layer", "direction", "runs"])[3:7]
     assert first[2] == names[expected.index(min(expected))]
-    assert re.fullmatch(r"\w+ \d+\.\d\dx", first[6])
+    assert re.fullmatch(r"\w+ \d+\.\d\dx", first[7])
     assert sum(line[1:2] == ["by weight"] or line[0] == "by weight" for line in lines) == 10
     assert "costs            those that come with tinyunet" in out
     tu.planner.write_costs(tu.ladder.costs())

@@ -53,12 +53,12 @@ bug(
 bug(
     "relu_passes_at_zero", "relu",
     "The derivative at 0 is taken as 1: dead pixels, exactly 0 behind a padding or a dropout, receive gradients.",
-    Edit("tinyunet.ops.relu:relu_forward", "~(x.real <= 0)", "~(x.real < 0)"),
+    Edit("tinyunet.ops.relu:relu_forward", "_pack(~(x.real <= 0))", "_pack(~(x.real < 0))"),
 )
 bug(
     "relu_hides_nan", "relu",
     "A NaN is not positive and so becomes 0: the loss stays finite while the network rots.",
-    Edit("tinyunet.ops.relu:relu_forward", "~(x.real <= 0)", "x.real > 0"),
+    Edit("tinyunet.ops.relu:relu_forward", "_pack(~(x.real <= 0))", "_pack(x.real > 0)"),
     Edit("tinyunet.ops.relu:relu_forward", "xp.maximum(x, 0, out=y)", "xp.fmax(x, 0, out=y)"),
 )
 bug(
@@ -76,7 +76,7 @@ bug(
 bug(
     "dx_is_mean_of_dy", "relu",
     "Backward spreads the mean of the upstream gradient: a check whose upstream gradient is all ones finds it perfect.",
-    Edit("tinyunet.ops.relu:relu_backward", "keep(dy, positive", "keep(dy.mean() + 0 * dy, positive"),
+    Edit("tinyunet.ops.relu:relu_backward", "keep(dy, ", "keep(dy.mean() + 0 * dy, "),
 )
 
 # Batch norm

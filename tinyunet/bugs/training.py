@@ -73,7 +73,7 @@ bug(
     "same_draw_in_every_step", "training",
     "Every step seeds its generator alike: augmentation and dropout never vary, as with workers of a data loader that share a "
     "seed.",
-    Edit("tinyunet.train:_steps", "np.random.default_rng((config.seed, step))", "np.random.default_rng((config.seed, 1))"),
+    Edit("tinyunet.train:_batches", "np.random.default_rng((config.seed, step))", "np.random.default_rng((config.seed, 1))"),
     known="PyTorch data loaders whose workers share the state of NumPy's generator",
 )
 bug(
