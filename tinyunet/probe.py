@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyunet.backend import Array, array_module, to_numpy
+from tinyunet.backend import Array, array_module, move, to_numpy
 from tinyunet.layers import Event, Layer
 from tinyunet.unet import UNet
 
@@ -94,10 +94,11 @@ def influence(model: UNet, shape: tuple[int, int], at: tuple[int, int], rng: np.
 
     shape (H, W) of the image, at (row, column) of the output -> (H, W)
 
-    Measured by a backward pass from that pixel alone. The network is left in eval mode.
+    Measured by a backward pass from that pixel alone. The network is left in eval mode, with its gradients as they were.
     """
     model.eval(remember=True)
-    x = rng.standard_normal((1, *shape, model.spec.channels)).astype(model.head.params["w"].dtype)
+    grads = {name: grad.copy() for name, grad in model.grads().items()}
+    x = move(rng.standard_normal((1, *shape, model.spec.channels)).astype(model.head.params["w"].dtype), model.device)
     y = model.forward(x)
     total = np.zeros(shape)
     for k in range(y.shape[3]):
@@ -106,7 +107,8 @@ def influence(model: UNet, shape: tuple[int, int], at: tuple[int, int], rng: np.
         if k:
             model.forward(x)  # a backward pass uses up what forward remembered
         total += np.abs(to_numpy(model.backward(dy))[0]).sum(axis=-1)
-    model.zero_grad()
+    for name, grad in model.grads().items():
+        grad[...] = grads[name]
     model.eval()
     return total
 

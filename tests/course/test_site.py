@@ -125,6 +125,22 @@ def test_a_site_needs_jupyterlite_and_an_empty_folder(tmp_path, monkeypatch):
         site.build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "says"),
+    [("", "a\nno space\n", "no space"), ("no port", " ", "no port"), ("", "", "it does not say why")],
+)
+def test_what_jupyterlite_says_last_is_told(tmp_path, monkeypatch, stdout, stderr, says):
+    """Also where it fails without a word."""
+    failed = SimpleNamespace(returncode=1, stdout=stdout, stderr=stderr)
+    monkeypatch.setattr(site, "find_spec", lambda name: True)
+    monkeypatch.setattr(site, "subprocess", SimpleNamespace(run=lambda *_, **__: failed))
+    monkeypatch.setattr(site, "wheel", lambda folder: folder / "a.whl")
+    monkeypatch.setattr(site, "wheel_of", lambda name, folder: folder / "b.whl")
+    monkeypatch.setattr(site.editions, "copy_to", lambda *_, **__: [])
+    with pytest.raises(ConfigError, match=f"^course: jupyter lite build fails: {says}$"):
+        site.build(tmp_path / "site")
+
+
 def is_installed():
     """Whether tinyunet and JupyterLite are both here."""
     try:

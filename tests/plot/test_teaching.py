@@ -102,15 +102,18 @@ def test_a_batch_norm_pixel_and_its_gradient_are_those_of_the_op(rng):
 
 
 def test_a_loss_pixel_is_that_of_the_op(rng):
-    """Its loss, and M times its gradient."""
-    logits, labels = rng.standard_normal((1, 2, 3, 3)), np.array([[[0, 1, 2], [2, 1, 0]]])
+    """Its loss, and M times its gradient; pixels that nobody annotated are not counted, and have neither."""
+    logits, labels = rng.standard_normal((1, 2, 3, 3)), np.array([[[0, 1, 2], [2, 1, ops.loss.IGNORE]]])
     weights, at = np.full(labels.shape, 2.0), (0, 1, 0)
     _, ctx = ops.softmax_cross_entropy_forward(logits, labels, weights)
-    gradient = 6 * ops.softmax_cross_entropy_backward(ctx)[at]
+    gradient = 5 * ops.softmax_cross_entropy_backward(ctx)[at]
     figure = plot.loss_pixel(logits, labels, at, weights)
     alone, _ = ops.softmax_cross_entropy_forward(logits[:, 1:, :1], labels[:, 1:, :1], weights[:, 1:, :1])
     assert result(figure) == pytest.approx(alone, rel=1e-2)
     assert "M × gradient: " + "; ".join(f"{g:.2g}" for g in gradient) in plot.description(figure)
+    assert "M is 5 pixels" in plot.description(figure)
+    with pytest.raises(ShapeError, match=r"^loss_pixel: nobody annotated pixel \(0, 1, 2\), its label is -1\. Choose another\."):
+        plot.loss_pixel(logits, labels, (0, 1, 2), weights)
 
 
 @pytest.mark.parametrize("at", [(0, 4, 0, 0), (0, -1, 0, 0)])

@@ -158,8 +158,12 @@ def predicted(guess: object, truth: object, why: str = "") -> Verdict:
 
 
 def same(a: object, b: object) -> bool:
-    """Equal: texts but for capitals and blanks, as many numbers in the same order, floating-point ones to three digits."""
-    if any(x.size == y.size and np.allclose(x, y, rtol=1e-3, atol=1e-12) for x, y in product(_readings(a), _readings(b))):
+    """Equal: texts but for capitals and blanks, as many numbers in order, whole ones to the last digit, others to three."""
+    def equal(x: Array, y: Array) -> bool:
+        whole = y == np.round(y)
+        return x.size == y.size and np.allclose(x, y, rtol=1e-3, atol=1e-12) and bool(np.all(~whole | (np.round(x) == y)))
+
+    if any(equal(x, y) for x, y in product(_readings(a), _readings(b))):
         return True
     try:
         return bool(_plain(a) == _plain(b))

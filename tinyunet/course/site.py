@@ -51,9 +51,14 @@ def build(out: Path, language: str = "en", pyodide: Path | None = None) -> Path:
                    "--output-dir", str(work / "site")]  # fmt: skip
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ConfigError(f"course: jupyter lite build fails: {done.stderr.strip().splitlines()[-1]}")
+            raise ConfigError(f"course: jupyter lite build fails: {_last_line(done.stdout + done.stderr)}")
         shutil.copytree(work / "site", out, dirs_exist_ok=True)
     return out
+
+
+def _last_line(text: str) -> str:
+    """Where a program says what is wrong, if it says anything."""
+    return next(reversed(text.strip().splitlines()), "it does not say why")
 
 
 def _add_pyodide(given: Path, to: Path) -> None:

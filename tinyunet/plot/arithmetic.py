@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyunet.backend import Array, to_numpy
 from tinyunet.errors import ShapeError
-from tinyunet.ops.loss import softmax
+from tinyunet.ops.loss import IGNORE, softmax
 from tinyunet.ops.norm import EPS
 from tinyunet.plot.base import BLUE, ORANGE
 
@@ -177,10 +177,15 @@ def norm_pixel(x: Array, gamma: Array, beta: Array, at: tuple[int, int, int, int
 def loss_pixel(logits: Array, labels: Array, at: tuple[int, int, int], weights: Array | None = None) -> Figure:
     """w (-log p_label) of one pixel, and its gradient w/M (p - [k is the label]): logits, softmax, loss, gradient
 
-    logits (N, H, W, K), labels (N, H, W), weights (N, H, W) or None for 1, at (n, i, j)
+    logits (N, H, W, K), labels (N, H, W), weights (N, H, W) or None for 1, at (n, i, j); M is the number of annotated pixels
+
+    Raises ShapeError for a pixel that nobody annotated: it has no loss.
     """
     a = to_numpy(logits)[at].astype(float)
-    label, m = int(labels[at]), labels.size
+    labels = to_numpy(labels)
+    label, m = int(labels[at]), int((labels != IGNORE).sum())
+    if label == IGNORE:
+        raise ShapeError(f"loss_pixel: nobody annotated pixel {tuple(at)}, its label is {IGNORE}. Choose another.")
     w = 1.0 if weights is None else float(weights[at])
     p = softmax(a)
     loss, gradient = -w * np.log(p[label]), w / m * (p - np.eye(len(a))[label])
