@@ -116,7 +116,7 @@ def test_a_fused_bias_is_a_bias(name, n, h, w, c, o, pad, rng, monkeypatch):
     """Added while a strip is in the cache, or block by block of many channels, every pixel gets it once."""
     monkeypatch.setattr(strips, "STRIP_BYTES", 2**12)
     monkeypatch.setattr(winograd1d, "STRIP_BYTES", 2**13)
-    monkeypatch.setattr(winograd, "STRIP_TILES", 5)
+    monkeypatch.setattr(winograd, "STRIP_TILES", (5, 5))
     x, k, _ = (a.astype(np.float32) for a in conv_arguments(n, h, w, c, o, pad, 0))
     b, rung = rng.standard_normal(o, dtype=np.float32), rung_of("conv3x3", name)
     np.testing.assert_array_equal(rung.fused(x, k, pad, b), rung.forward(x, k, pad) + b)
@@ -262,7 +262,7 @@ def test_the_number_of_threads_changes_no_byte(name, n, h, w, c, o, monkeypatch)
     """One, two and three threads give the same bytes, for strips small enough that there are many."""
     monkeypatch.setattr(strips, "STRIP_BYTES", 2**13)
     monkeypatch.setattr(winograd1d, "STRIP_BYTES", 2**14)
-    monkeypatch.setattr(winograd, "STRIP_TILES", 20)
+    monkeypatch.setattr(winograd, "STRIP_TILES", (20, 20))
     x, k, dy = (a.astype(np.float32) for a in conv_arguments(n, h, w, c, o, 1, 0))
     rung = rung_of("conv3x3", name)
     seen = set()
@@ -271,6 +271,25 @@ def test_the_number_of_threads_changes_no_byte(name, n, h, w, c, o, monkeypatch)
             results = rung.forward(x, k, 1), rung.grad_x(dy, k, 1), rung.grad_w(x, dy, 3, 1)
         seen.add(b"".join(result.tobytes() for result in results))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("tiles_bytes", "large_kernel", "parts"), [(2**25, 1, 1), (2**16, 1, 3), (1, 1, 13), (1, 2**16, 0)])
+def test_winograds_ways_to_cut_the_work_agree(tiles_bytes, large_kernel, parts, monkeypatch):
+    """By strips of tiles, by blocks of channels, with all tiles of a part of the channels at a time: equally exact."""
+    taken, all_tiles = [], winograd.all_tiles
+    monkeypatch.setattr(winograd, "all_tiles", lambda x, tiles, pad: taken.append(x.shape[3]) or all_tiles(x, tiles, pad))
+    monkeypatch.setattr(winograd, "TILES_BYTES", tiles_bytes)
+    monkeypatch.setattr(winograd, "LARGE_KERNEL", large_kernel)
+    arguments = conv_arguments(2, 21, 26, 13, 66, 1, 0)
+    x, k, dy = (a.astype(np.float32) for a in arguments)
+    rung, (x64, k64, dy64) = rung_of("conv3x3", "winograd"), arguments
+    pairs = [(rung.forward(x, k, 1), strips.forward(x64, k64, 1)), (rung.grad_x(dy, k, 1), strips.grad_x(dy64, k64, 1))]
+    taken.clear()
+    pairs.append((rung.grad_w(x, dy, 3, 1), strips.grad_w(x64, dy64, 3, 1)))
+    assert len(taken) == parts
+    assert sum(taken) == (13 if parts else 0)
+    for found, wanted in pairs:
+        assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
 @threaded

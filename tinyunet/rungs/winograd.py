@@ -38,11 +38,17 @@ from tinyunet.rungs.strips import padded_rows
 POINTS = (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)
 """Where the polynomials are evaluated, besides infinity."""
 
-STRIP_TILES = 128
-"""A strip has at least about so many tiles: enough rows for an efficient matrix product, few enough for the cache."""
+STRIP_TILES = 128, 320
+"""Tiles of a strip, at least: enough rows for an efficient matrix product; and at most: few enough for the cache."""
 
-BLOCK = 64
-"""Output channels of one job, where jobs are blocks of channels."""
+STRIPS = 8
+"""A map has about so many strips between these bounds, for as many cores."""
+
+LARGE_KERNEL = 2**16
+"""Pairs of channels from which on a transformed kernel no longer fits into the cache of one core."""
+
+TILES_BYTES = 2**25
+"""What all tiles of a map may take, transformed, where they need not be kept together."""
 
 
 def matrices(points: tuple[float, ...] = POINTS) -> tuple[Array, Array, Array]:
@@ -123,8 +129,9 @@ class Grid(NamedTuple):
 
 def grid(images: int, rows: int, cols: int) -> Grid:
     """Cover the output with tiles, and the tiles with strips."""
-    right = -(-cols // 4)
-    return Grid(images, rows, cols, -(-rows // 4), right, max(1, STRIP_TILES // right))
+    down, right = -(-rows // 4), -(-cols // 4)
+    least, most = STRIP_TILES
+    return Grid(images, rows, cols, down, right, max(1, min(max(least, down * right // STRIPS), most) // right))
 
 
 def take_rows(image: Array, top: int, stop: int, right: int, pad: int, out: Array) -> None:
@@ -155,8 +162,8 @@ def correlate(x: Array, w: Array, pad: int, flip: bool, b: Array | None = None) 
     """Forward, and b added; and with `flip`, the convolution with the flipped kernel (3, 3, O, C) that takes dy to dx.
 
     Where the image is wide, strips of tiles are the jobs, and every tile stays in the cache from its first transform to its last.
-    Where channels are many, the transformed kernel is larger than all tiles together; then blocks of output channels are the
-    jobs, and each transforms its own part of the kernel when it needs it.
+    Where channels are many, the transformed kernel does not stay there; then blocks of output channels are the jobs, and each
+    transforms its own part of the kernel when it needs it.
     """
     images, height, width, c_in = x.shape
     c_out = w.shape[2] if flip else w.shape[3]
@@ -170,7 +177,7 @@ def correlate(x: Array, w: Array, pad: int, flip: bool, b: Array | None = None) 
         kernel(part, u, flip)
         return u.transpose(0, 2, 1) if flip else u
 
-    if c_out <= images * across:
+    if not by_blocks(tiles, c_in, c_out) or (tiles_bytes(tiles, c_in) > TILES_BYTES and c_out <= images * across):
         u = transformed(slice(None))
 
         def strip(job: tuple[int, int, int]) -> None:
@@ -211,9 +218,22 @@ def all_tiles(x: Array, tiles: Grid, pad: int) -> Array:
     return v.reshape(36, tiles.images * tiles.down * tiles.right, x.shape[3])
 
 
-def blocks(channels: int) -> list[slice]:
-    """Output channels, cut into jobs."""
-    return [slice(start, min(start + BLOCK, channels)) for start in range(0, channels, BLOCK)]
+def by_blocks(tiles: Grid, c_in: int, c_out: int) -> bool:
+    """Whether jobs are blocks of output channels: these are more than the tiles, or the kernel is larger than a cache; by far, where
+    not all tiles fit into `TILES_BYTES` either."""
+    large = LARGE_KERNEL if tiles_bytes(tiles, c_in) <= TILES_BYTES else 2 * LARGE_KERNEL
+    return c_out > tiles.images * tiles.down * tiles.right or c_in * c_out >= large
+
+
+def tiles_bytes(tiles: Grid, channels: int) -> int:
+    """Of `all_tiles`."""
+    return 36 * 4 * tiles.images * tiles.down * tiles.right * channels
+
+
+def blocks(channels: int, size: int | None = None) -> list[slice]:
+    """Channels, cut into jobs: wide ones multiply faster, but there should be one for every core."""
+    size = size or (128 if channels >= 512 else 64)
+    return [slice(start, min(start + size, channels)) for start in range(0, channels, size)]
 
 
 def forward(x: Array, w: Array, pad: int, b: Array | None = None) -> Array:
@@ -248,23 +268,24 @@ def grad_w(x: Array, dy: Array, size: int, pad: int) -> Array:
             du += product
         return (back @ du.reshape(36, -1)).reshape(9, c_in, c_out)
 
-    if c_out <= images * tiles.down * tiles.right:
+    if not by_blocks(tiles, c_in, c_out):
         for part in each(products, groups(tiles.strips())):
             dw += part
         return dw.reshape(3, 3, c_in, c_out)
-
-    v = all_tiles(x, tiles, pad)
 
     def block(job: slice) -> None:
         width = job.stop - job.start
         m = workspace("m", (6, 6, images * tiles.down, tiles.right, width), np.float32)
         for n in range(images):
             take_gradient(dy[n, :, :, job], tiles.right, m[:, :, n * tiles.down : (n + 1) * tiles.down])
-        du = workspace("kernel", (36, c_in, width), np.float32)
+        du = workspace("kernel", (36, v.shape[2], width), np.float32)
         np.matmul(v.transpose(0, 2, 1), m.reshape(36, v.shape[1], width), out=du)
-        dw[..., job] = (back @ du.reshape(36, -1)).reshape(9, c_in, width)
+        dw[:, some, job] = (back @ du.reshape(36, -1)).reshape(9, v.shape[2], width)
 
-    each(block, blocks(c_out))
+    parts = max(1, -(-tiles_bytes(tiles, c_in) // TILES_BYTES))
+    for some in blocks(c_in, -(-c_in // parts)):  # channels in, as many as all tiles may take memory for
+        v = all_tiles(x[..., some], tiles, pad)
+        each(block, blocks(c_out))
     return dw.reshape(3, 3, c_in, c_out)
 
 
