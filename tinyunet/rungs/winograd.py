@@ -219,8 +219,8 @@ def all_tiles(x: Array, tiles: Grid, pad: int) -> Array:
 
 
 def by_blocks(tiles: Grid, c_in: int, c_out: int) -> bool:
-    """Whether jobs are blocks of output channels: these are more than the tiles, or the kernel is larger than a cache; by far, where
-    not all tiles fit into `TILES_BYTES` either."""
+    """Whether jobs are blocks of output channels: these are more than the tiles, or the kernel is larger than a cache; by far,
+    where not all tiles fit into `TILES_BYTES` either."""
     large = LARGE_KERNEL if tiles_bytes(tiles, c_in) <= TILES_BYTES else 2 * LARGE_KERNEL
     return c_out > tiles.images * tiles.down * tiles.right or c_in * c_out >= large
 
