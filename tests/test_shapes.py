@@ -465,21 +465,21 @@ def test_training_bytes_by_hand():
     down = 16 + 2 + 16 + 2 + 1  # the image, a mask of two rows of a byte each, an input, a mask, the winner
     bottom = 4 + 1 + 8 + 1
     up = 8 + 32 + 2 + 16 + 2  # what comes up, what was joined, a mask, an input, a mask
-    head = 16 + 16 + 32  # its input, and the gradients by it and by two logits
+    head = 16 + 32  # its input, or the gradient by it, and that by two logits
     params = 3 * 4 * shapes.count_params(spec)
     assert shapes.training_bytes(spec, 2, workspace=0) == down + bottom + up + head + params
     assert shapes.training_bytes(spec, 2) == shapes.training_bytes(spec, 2, workspace=shapes.workspace_bytes(spec))
 
 
 def test_gradients_in_flight_by_hand():
-    """The worst layer is the last 3x3 convolution, on its way back: dy, dx, and the dy that its block began with."""
+    """The worst layer is the last ReLU: its mask, dy and dx. A convolution has let go of its input when it makes dx."""
     spec = UNetSpec(base=4, depth=1, padding="same", dropout=0, classes=1)
     n = 8 * 8  # pixels, and 16 at the bottom
     mask = 8 * 4  # rows of 8 pixels of 4 bits; at the bottom 4 rows of 4 pixels of 8
     down = 4 * n + mask + 16 * n + mask + 4 * 16
     bottom = 16 * 16 + mask // 2 + 32 * 16 + mask // 2
     up = 32 * 16 + 32 * n + mask + 16 * n  # what comes up, what was joined, a mask, the input
-    flying = 3 * 16 * n
+    flying = mask + 2 * 16 * n
     params = 3 * 4 * shapes.count_params(spec)
     assert shapes.training_bytes(spec, 8, workspace=0) == down + bottom + up + flying + params
 

@@ -421,7 +421,7 @@ def _maps_alive(steps: tuple[Step, ...]) -> Iterator[int]:
 
     Forward: what is remembered so far, input and output, and the skips on the way. Backward: what is still remembered, the
     gradients dy and dx, those of the skips on the way, and the dy that a block of two convolutions began with, which its caller
-    holds. Each array counts once.
+    holds. A convolution lets go of its input before it makes dx. Each array counts once.
     """
 
     def sizes(s: Step) -> tuple[int, int]:
@@ -449,7 +449,8 @@ def _maps_alive(steps: tuple[Step, ...]) -> Iterator[int]:
         if s.layer.kind == "concat":
             dskips.append(crossing[s.layer.level])
         where = s.layer.name.rpartition(".")[0] if s.layer.kind in ("conv3x3", "norm", "relu", "dropout") else ""
-        yield remembered + before + after + sum(dskips) + (held if where == block else 0)
+        dx = 0 if s.layer.kind in ("conv3x3", "conv1x1", "upconv") else before
+        yield remembered + dx + after + sum(dskips) + (held if where == block else 0)
         remembered -= s.remembered()
         if s.layer.kind == "pool":
             dskips.pop()

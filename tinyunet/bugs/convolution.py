@@ -111,12 +111,12 @@ bug(
     "bias_gradient_is_a_mean", "conv2d conv1x1",
     "A layer divides its bias gradient by the number of images, though the loss has done so: with one image a step nothing "
     "shows, with eight the biases learn eight times too slowly.",
-    Edit("tinyunet.ops.conv:conv2d_backward", "channel_sum(dy)", "channel_sum(dy) / len(x)"),
+    Edit("tinyunet.ops.conv:conv2d_backward", "channel_sum(dy)", "channel_sum(dy) / len(dy)"),
 )
 bug(
     "dw_is_a_mean", "conv2d",
     "The weight gradient is divided by the number of images a second time: with one image a step nothing shows.",
-    Edit("tinyunet.ops.conv:conv2d_backward", "rung.grad_w(x, dy, size, pad)", "rung.grad_w(x, dy, size, pad) / len(x)"),
+    Edit("tinyunet.ops.conv:conv2d_backward", "by_w.grad_w(x, dy, size, pad)", "by_w.grad_w(x, dy, size, pad) / len(x)"),
 )
 bug(
     "conv1x1_first_image_only", "conv1x1",

@@ -82,14 +82,15 @@ def conv2d_backward(dy: Array, ctx: ConvContext) -> tuple[Array, Array, Array]:
     if size == 1 and cuda.takes(dy) and cuda.head.takes(c_in, c_out):
         return cuda.head.backward(dy, x, w)
     if size == 1:
-        dx = over_rows(lambda dy: dy @ w[0, 0].T, dy)
         # As a job: left to itself, BLAS would cut this long sum by the number of its threads.
         (dw,) = each(lambda dy: (x.reshape(-1, c_in).T @ dy.reshape(-1, c_out)).reshape(w.shape), [dy])
+        del x, ctx  # before dx needs memory: of a large map, one is enough
+        dx = over_rows(lambda dy: dy @ w[0, 0].T, dy)
     else:
-        rung = ladder.pick("conv3x3", x, w, "grad_x")
-        dx = rung.grad_x(dy, w, pad)
-        rung = ladder.pick("conv3x3", x, w, "grad_w")
-        dw = rung.grad_w(x, dy, size, pad)
+        by_x, by_w = ladder.pick("conv3x3", x, w, "grad_x"), ladder.pick("conv3x3", x, w, "grad_w")
+        dw = by_w.grad_w(x, dy, size, pad)
+        del x, ctx
+        dx = by_x.grad_x(dy, w, pad)
     return dx, dw, channel_sum(dy)
 
 

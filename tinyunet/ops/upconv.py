@@ -50,6 +50,8 @@ def upconv_backward(dy: Array, ctx: UpConvContext) -> tuple[Array, Array, Array]
     x, w = ctx
     n, height, width, _ = x.shape
     dy = as_gradient("upconv", dy, (n, 2 * height, 2 * width, w.shape[2]), x.dtype)
-    dx = ladder.pick("upconv2x2", x, w, "grad_x").grad_x(dy, w)
-    dw = ladder.pick("upconv2x2", x, w, "grad_w").grad_w(x, dy)
+    by_x, by_w = ladder.pick("upconv2x2", x, w, "grad_x"), ladder.pick("upconv2x2", x, w, "grad_w")
+    dw = by_w.grad_w(x, dy)
+    del x, ctx  # before dx needs memory: of a large map, one is enough
+    dx = by_x.grad_x(dy, w)
     return dx, dw, channel_sum(dy)
