@@ -180,7 +180,7 @@ def test_a_read_only_array_is_not_written(kernel):
 
 @pytest.mark.parametrize(("name", "words"), [
     ("nothing", r"access.cu: has no kernel 'nothing'. Its __global__ functions: global_strided, global_float4"),
-    ("scale", r"scale is a template: give its arguments, e.g. 'scale<8>'"),
+    ("scale", r"scale is a template <int FACTOR>: give its arguments, e.g. 'scale<64>'"),
     ("order<1>", r"order is no template: give its name alone, e.g. 'order'"),
 ])  # fmt: skip
 def test_a_kernel_that_is_not_there(name, words, kernel):

@@ -32,7 +32,8 @@ k(float *y) {}
 __device__ float f(float x) { return x; }
 """)
     found = source.read(tmp_path / "k.cu").kernels
-    assert found == {"t": ("t", ("x", "n"), ("const float *", "int"), True), "k": ("k", ("y",), ("float *",), False)}
+    assert found == {"t": ("t", ("x", "n"), ("const float *", "int"), "int A, int B = 2"),
+                     "k": ("k", ("y",), ("float *",), "")}
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -50,6 +51,21 @@ def test_a_file_that_is_not_there():
     """The error lists those that are."""
     with pytest.raises(ConfigError, match=r"conv3x3/0.cu: no such kernel. kernels/ has: conv3x3/01_naive.cu, "):
         source.read("conv3x3/0.cu")
+
+
+@pytest.mark.parametrize("name", ["03_halo_tile.cu", "03_halo_tile", "conv/03_halo_tile.cu"])
+def test_a_file_that_lies_in_another_folder(name):
+    """Whoever knows the name of the file is told its folder, not all files."""
+    with pytest.raises(ConfigError, match=rf"^{name}: no such kernel. Do you mean conv3x3/03_halo_tile.cu\? Or give the path"):
+        source.read(name)
+
+
+def test_arguments_of_a_template_are_named():
+    """A template without arguments: the error says what it is a template of, and an example that can be called."""
+    read = source.read("conv3x3/06_pipelined.cu")
+    with pytest.raises(ConfigError, match=r"a template <int CHANNELS, bool WIDE>: give its arguments, e.g. 'conv3x3<64, true>'"):
+        source.find(read, "conv3x3")
+    assert source.find(read, "conv3x3<64, true>").parameters[:4] == ("x", "w", "b", "y")
 
 
 def test_every_rung_says_what_it_changes():

@@ -16,9 +16,10 @@ from tinyunet.files import own_folder
 
 _INCLUDE = re.compile(r'\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_KERNEL = re.compile(r'(template\s*<[^{};]*>\s*)?(?:extern\s*"C"\s*)?__global__\s+void\s+'
+_KERNEL = re.compile(r'(?:template\s*<([^{};]*)>\s*)?(?:extern\s*"C"\s*)?__global__\s+void\s+'
                      r"(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\(([^()]*)\)\s*\{")  # fmt: skip
 
+_EXAMPLE = {"bool": "true", "class": "float", "typename": "float"}  # an argument for a template's parameter; of int: 64
 _DECLARED = re.compile(r"(.*?)(\w+)", re.DOTALL)
 
 
@@ -28,7 +29,7 @@ class Signature(NamedTuple):
     name: str
     parameters: tuple[str, ...]  # their names
     types: tuple[str, ...]  # and types: "const float *"
-    template: bool
+    template: str  # what it is a template of: "int CHANNELS, bool WIDE"; "" if it is none
 
 
 class Source(NamedTuple):
@@ -53,7 +54,9 @@ def read(file: str | Path) -> Source:
     folder = kernels_folder()
     path = next((p for p in (folder / file, Path(file)) if p.is_file()), None)
     if path is None:
-        raise ConfigError(f"{file}: no such kernel. kernels/ has: {', '.join(kernel_files())}. Or give the path of a file.")
+        near = [name for name in kernel_files() if Path(name).name == Path(file).with_suffix(".cu").name]
+        have = f"Do you mean {' or '.join(near)}?" if near else f"kernels/ has: {', '.join(kernel_files())}."
+        raise ConfigError(f"{file}: no such kernel. {have} Or give the path of a file.")
     text, files = inline(path, folder)
     return Source(_name(path, folder), text, files, _signatures(text))
 
@@ -67,10 +70,12 @@ def find(read: Source, name: str) -> Signature:
     if signature is None:
         names = ", ".join(read.kernels) or "none"
         raise ConfigError(f"{read.name}: has no kernel {name!r}. Its __global__ functions: {names}.")
-    if signature.template != ("<" in name):
-        example = f"{signature.name}<8>" if signature.template else signature.name
-        kind = "a template: give its arguments" if signature.template else "no template: give its name alone"
-        raise ConfigError(f"{read.name}: {signature.name} is {kind}, e.g. {example!r}.")
+    if signature.template and "<" not in name:
+        values = (_EXAMPLE.get(parameter.split()[0], "64") for parameter in signature.template.split(","))
+        raise ConfigError(f"{read.name}: {signature.name} is a template <{signature.template}>: give its arguments, "
+                          f"e.g. '{signature.name}<{', '.join(values)}>'.")  # fmt: skip
+    if not signature.template and "<" in name:
+        raise ConfigError(f"{read.name}: {signature.name} is no template: give its name alone, e.g. {signature.name!r}.")
     return signature
 
 
@@ -122,5 +127,5 @@ def _signatures(text: str) -> dict[str, Signature]:
     for template, name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text)):
         declared = [_DECLARED.fullmatch(p.replace("__restrict__", " ").strip()) for p in parameters.split(",") if p.strip()]
         types, names = zip(*((" ".join(m[1].split()), m[2]) for m in declared if m), strict=True) if declared else ((), ())
-        found[name] = Signature(name, names, types, bool(template))
+        found[name] = Signature(name, names, types, " ".join(template.split()))
     return found
