@@ -222,7 +222,10 @@ if here:
 
 # %% [markdown]
 # That is why nobody should test for races by looking at results. The check does not look at them: it remembers who wrote and
-# read each byte, and asks whether a barrier lies between. It names the line, the block and the threads.
+# read each byte, and asks whether a barrier lies between. It names the line, the block and the threads. Shared memory is counted
+# in bytes: byte 128 is `s[32]`. A missing barrier is reported from both sides: a write of what another thread had read already, and
+# a read of what another thread wrote with nothing to wait for it. The first problem of the three is only a consequence: what was
+# read before anybody wrote it.
 #
 # Two rules. Between a write to shared memory and another thread's read of it, or the other way round, stands a `__syncthreads()`. And
 # *all* threads of the block must come to it: never in a branch that some of them skip, and never after some have returned.
@@ -361,12 +364,12 @@ if here:
                     "differ in their last digits."))  # fmt: skip
 
 # %% [markdown]
-# So tinyunet's kernels add no floats with atomics, except in one rung that is there to be read: blocks write partial sums, and a
+# So tinyunet's kernels add no floats with atomics, except in one file that is there to be read: blocks write partial sums, and a
 # second kernel adds these in a fixed order. Every run gives the same bits.
 #
 # ## The ladder
 #
-# You know enough now to read [kernels/conv3x3](../kernels/README.md). Each file is the convolution of lesson [02](02_convolution.ipynb), one idea better
+# You know enough now to read [kernels/conv3x3](../kernels/README.md). Each file, or *rung*, is the convolution of lesson [02](02_convolution.ipynb), one idea better
 # than the file before. Loads for one multiply-add, counted by the emulator (taken from that page, for 1 x 10 x 18 x 16 values and
 # 128 output channels):
 #
@@ -378,10 +381,17 @@ if here:
 # | `06_pipelined` | 8x8 outputs a thread, kept in registers; the next tiles are loaded meanwhile | 0.00391, of 16 bytes | 16, 16 | 0.0625 |
 # | `08_mma_3xtf32_pipe` | tensor cores; copies run three tiles ahead | 0.00391, of 16 bytes | 16, 16 | 0.0469 |
 #
+# Some words of that table. *Registers* are where a thread keeps its own variables, such
+# as a sum: nothing is faster, and nobody else sees them. *Tensor cores* are units of newer GPUs that multiply small matrices;
+# they take factors in *TF32*, a float32 with 10 of its 23 bits after the point. *3xTF32* splits each factor into two such numbers and
+# takes three products, and has nearly the accuracy of float32.
+#
 # Read it downwards. 01 to 02: the same loads, of fewer sectors. 02 to 03: each value of x is loaded once a block, and each weight
 # serves eight outputs. 03 to 06: a value, once in a register, serves eight outputs; the sum is im2col's matrix product, cut into tiles.
 # (16 sectors are no waste: 32 lanes load 16 bytes each.) 06 to 08: the multiplications move to other hardware, and loads are hidden
 # behind them.
+#
+# Try it: [that page](../kernels/README.md) shows how to copy a rung, delete one of its barriers, and read what the check says.
 #
 # These are counts, not speeds. No GPU has run these kernels yet, and nothing here says how many times faster one is than another.
 # The emulator knows nothing of time, registers or caches.

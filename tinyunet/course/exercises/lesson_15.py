@@ -78,12 +78,15 @@ def _kernel(answer: Answer, name: str, declared: str) -> Kernel:
     try:
         kernel = raw_kernel(text, name)
     except ConfigError as wrong:
+        if "header of the system" in str(wrong):
+            raise CheckError(f"{str(wrong).partition(', and')[0]}, which a GPU's compiler does not find.\n"
+                             f"Hint: {NO_HEADER}") from None  # fmt: skip
         raise CheckError(f"{wrong}\nHint: begin with   extern \"C\" __global__ void {name}({declared})") from None
     signature = _module(text, name).source.kernels[name]
     both = zip(signature.types, signature.parameters, strict=True)
     found = [f"{kind} {parameter}".replace("* ", "*") for kind, parameter in both]
     if [part.split() for part in found] != [part.split() for part in declared.split(", ")]:
-        raise CheckError(f"{name} takes ({', '.join(found)}).\nHint: it is called with ({declared}), in this order.")
+        raise CheckError(f"{name} takes ({', '.join(found)}).\nHint: declare it as ({declared}).")
     return kernel
 
 
@@ -129,6 +132,7 @@ def _normal(draw: Draw, *shape: int) -> Array:
     return draw.rng.standard_normal(shape).astype(np.float32)
 
 
+NO_HEADER = "Leave it out. fmaxf and the others are part of CUDA."
 BARRIER_FOR_ALL = "A barrier is for all threads of a block. Keep it out of every if, and let no thread return before it."
 
 
@@ -136,6 +140,7 @@ BARRIER_FOR_ALL = "A barrier is for all threads of a block. Keep it out of every
 
 BEYOND_N = "The last block has threads that there is no element for. Let them do nothing: if (i < n) ..."
 CHANNEL = "The channel is the fastest axis of NHWC: element i belongs to channel i % C."
+WHOSE_CHANNEL = "The channel follows from the element i, not from the thread's number in its block: i % C."
 ALL_BLOCKS = "Does i count through all blocks? blockIdx.x * blockDim.x + threadIdx.x"
 
 
@@ -160,6 +165,7 @@ def _bias_relu(draw: Draw, answer: Answer) -> None:
         "The ReLU is missing: max(x + b, 0).": x + biases,
         "That is the smaller of the two: negative values become 0, positive ones stay.": np.minimum(x + biases, 0),
         CHANNEL: np.maximum(x + b[np.arange(n) // channels % channels], 0),
+        WHOSE_CHANNEL: np.maximum(x + b[np.arange(n) % 64 % channels], 0),
     })  # fmt: skip
 
 
@@ -172,6 +178,8 @@ exercise(
         Mistake(BEYOND_N, edits=(("i < n", "i <= n"),)),
         Mistake(ALL_BLOCKS, edits=(("blockIdx.x * blockDim.x + ", ""),)),
         Mistake(CHANNEL, edits=(("i % C", "i / C"),)),
+        Mistake(WHOSE_CHANNEL, edits=(("i % C", "threadIdx.x % C"),)),
+        Mistake(NO_HEADER, edits=(('extern "C"', '#include <math.h>\nextern "C"'),)),
         Mistake("The bias comes before the ReLU", edits=(("fmaxf(x[i] + b[i % C], 0.0f)", "fmaxf(x[i], 0.0f) + b[i % C]"),)),
         Mistake("no thread has written", edits=(("y[i] = ", "y[i] += "),)),
         Mistake("does not compile", edits=(("0.0f);", "0.0f)"),)),
