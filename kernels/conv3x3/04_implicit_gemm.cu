@@ -3,7 +3,7 @@
 // Changed since 03: the problem is looked at as a product, y = A B, of N P Q pixels by O channels. Row m of A is what pixel m
 //   reads, its 9 C inputs; B is w, which lies in memory as that matrix already. A is never built ("implicit"): its tiles are
 //   picked from x where they are needed. A block computes 64 pixels by 64 channels and goes through the 9 C inputs in pieces
-//   of 8 channels of one tap; both pieces go to shared memory. A thread computes 8 pixels by 4 channels.
+//   of 8 channels of one tap; both pieces go to shared memory. A thread computes 8 pixels by 4 channels. Bias and ReLU come in.
 // Why faster: now w is shared as well. A piece is 512 values of x and 512 of w for 32768 multiply-adds: a load from global
 //   memory for 32 of them, where 03 has one for 8. From shared memory 12 loads for 32 multiply-adds, not 10 for 24. And any
 //   64 pixels make a tile, of any rows and images: small images leave no threads idle.

@@ -1,5 +1,7 @@
 """The ladder of 3x3 convolutions, emulated: each rung agrees with the loops, in any order, and the checker finds nothing."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -218,3 +220,23 @@ def test_the_readme_shows_what_is_true(compiler):
     with emulated(mode="trace") as run:
         conv3x3.forward("01_naive", x, w, 0)
     assert str(run.reports[0]) in readme
+
+
+def test_the_readme_plants_a_bug_that_is_found(compiler, tmp_path, monkeypatch, capsys):
+    """The line that it leaves out is the barrier of which it speaks, and the report that it shows is the emulator's."""
+    readme = (kernels_folder() / "README.md").read_text()
+    number = int(re.search(r"`sed (\d+)d kernels/conv3x3/03_halo_tile.cu > mine.cu`", readme)[1])
+    lines = (kernels_folder() / "conv3x3" / "03_halo_tile.cu").read_text().splitlines()
+    barriers = [i for i, line in enumerate(lines, 1) if "__syncthreads()" in line]
+    assert barriers[1] == number
+    (tmp_path / "mine.cu").write_text("\n".join(lines[: number - 1] + lines[number:]))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in readme.split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
+    clean, planted = capsys.readouterr().out.split("conv3x3 (check): ")[1:]
+    assert clean.startswith("no problems found")
+    assert planted.startswith("2 problems found")
+    assert planted.strip() in readme
+    tile = np.arange(10 * 10 * 8).reshape(10, 10, 8)
+    assert tile[3, 2, 0] * 4 == 1024  # the byte that the page takes apart
