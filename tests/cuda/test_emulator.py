@@ -1,5 +1,6 @@
 """What a kernel may use means what CUDA says: against NumPy; and the call refuses what a GPU would silently get wrong."""
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,23 @@ def test_a_kernel_is_compiled_once(compiler, tmp_path, monkeypatch):
     write(tmp_path / "k.cu", "y[0] = 2;")((1,), (1,), (y,))
     assert y[0] == 2
     assert len(list((tmp_path / "cache").iterdir())) == len(files) + 1
+
+
+def test_a_file_that_another_process_replaces(compiler, tmp_path, monkeypatch):
+    """Loaded, and then gone from its place: the kernel runs, and knows where it lies in memory."""
+    monkeypatch.setenv("TINYUNET_CACHE", str(tmp_path / "cache"))
+    load = ctypes.CDLL
+
+    def replaced(path):
+        library = load(path)
+        Path(path).unlink()
+        return library
+
+    monkeypatch.setattr(ctypes, "CDLL", replaced)
+    y = np.zeros(1, np.int32)
+    write(tmp_path / "k.cu", "y[0] = 1;")((1,), (1,), (y,))
+    assert y[0] == 1
+    assert not list((tmp_path / "cache").glob("k*.so"))
 
 
 def test_a_cache_that_cannot_be_written(compiler, tmp_path, monkeypatch):

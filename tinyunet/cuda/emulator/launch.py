@@ -235,8 +235,9 @@ class _Library:
         except OSError as error:
             raise BackendError(f"emulator: {path} cannot be loaded ({error}). If that folder is mounted noexec, set "
                                "TINYUNET_CACHE to another.") from error  # fmt: skip
-        self.base = next(int(line.split("-")[0], 16) for line in Path("/proc/self/maps").read_text().splitlines()
-                         if line.endswith(str(path.resolve())))  # fmt: skip
+        # Another process that built the same at the same time may have put its file in the place of ours.
+        maps = (line.removesuffix(" (deleted)") for line in Path("/proc/self/maps").read_text().splitlines())
+        self.base = next(int(line.split("-")[0], 16) for line in maps if line.endswith(str(path.resolve())))
         for name in ("tu_findings", "tu_lines", "tu_totals"):
             getattr(self._c, name).restype = ctypes.c_void_p
         self._c.tu_static_shared.restype = ctypes.c_int64
