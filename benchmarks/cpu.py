@@ -68,7 +68,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def ratio(times: dict[str, dict[str, float]]) -> float:
     """Our time over PyTorch's in its better layout: below 1 we are faster."""
-    return times[OURS]["median"] / min(times[layout]["median"] for layout in LAYOUTS)
+    return times[OURS]["median"] / best_of(times)
 
 
 def layers(quick: bool) -> dict[str, Any]:
@@ -201,7 +201,8 @@ def predict(quick: bool) -> dict[str, Any]:
     times = in_turn(calls, 0)
     for layout in LAYOUTS:
         times[layout] = min((times.pop(f"{layout} {how}") for how in ("tiles", "whole")), key=lambda t: t["median"])
-    return {"rows": [{"base": base, "size": side, "tile": tile, "tiles": len(spans), **times}]}
+    done = len(spans) * multiplied(spec, tile, ("forward",))
+    return {"rows": [{"base": base, "size": side, "tile": tile, "tiles": len(spans), "done_macs": done, **times}]}
 
 
 def memory(quick: bool) -> dict[str, Any]:
@@ -258,11 +259,11 @@ SAVED = {"winograd": 36 / 144, "winograd1d": 6 / 12}
 """Share of the formula's multiplications that a rung does."""
 
 
-def multiplied(spec: tu.UNetSpec, size: int) -> int:
-    """Multiply-adds of a step as the picked rungs do them, without their transforms."""
+def multiplied(spec: tu.UNetSpec, size: int, directions: tuple[ladder.Direction, ...] = planner.DIRECTIONS) -> int:
+    """Multiply-adds of a step, or of some of its directions, as the picked rungs do them, without their transforms."""
     macs = {s.layer.name: s.macs for s in shapes.trace(spec, size)}
-    planned = planner.plan(spec, size)
-    head = 3 * sum(s.macs for s in shapes.trace(spec, size) if s.layer.kind == "conv1x1")
+    planned = [row for row in planner.plan(spec, size) if row.direction in directions]
+    head = len(directions) * sum(s.macs for s in shapes.trace(spec, size) if s.layer.kind == "conv1x1")
     return head + int(sum(macs[row.layer] * SAVED.get(row.rung, 1) for row in planned))
 
 
@@ -388,7 +389,7 @@ def tell_floors(results: dict[str, Any]) -> str:
     missed = [row for row in rows_of(results, "steps") if ratio(row) > {64: 1.0, 32: 1.3, 16: 1.8}.get(row["base"], np.inf)]
     for row in missed:
         floor = next((r["floor"] for r in p["rows"] if r["base"] == row["base"]), None)
-        best = min(row[layout]["median"] for layout in LAYOUTS)
+        best = best_of(row)
         if floor is not None:
             lines.append(
                 f"Base {row['base']} misses its target: {row[OURS]['median']:.2f} s against PyTorch's {best:.2f} s. Its floor in "
@@ -404,7 +405,29 @@ def tell_layers(results: dict[str, Any]) -> str:
         cells = [f"{ratio(row[d]):.2f} ({row[d]['rung']}, {1000 * row[d][OURS]['median']:.1f} ms)" for d in TITLES]
         rows.append([row["layer"], f"{row['c_in']} -> {row['c_out']}", str(row["size"]), *cells])
     return ("## The 3x3 layers of the paper's network\n\n![Time over PyTorch's, by layer and direction](cpu.png)\n\n"
-            + table(["layer", "channels", "px", *TITLES.values()], rows))  # fmt: skip
+            + table(["layer", "channels", "px", *TITLES.values()], rows) + floors_of_layers(results))  # fmt: skip
+
+
+def floors_of_layers(results: dict[str, Any]) -> str:
+    """What the wide layers would take if the products that are left did all their multiplying at the machine's peak."""
+    wide = [(row, row[d]) for row in rows_of(results, "layers") for d in TITLES if min(row["c_in"], row["c_out"]) >= 256]
+    if not wide or "profile" not in results:
+        return ""
+    floors = [at_peak(results, row["macs"] * SAVED.get(times["rung"], 1)) / best_of(times) for row, times in wide]
+    missed = sum(ratio(times) > 0.67 for _, times in wide)
+    return (f"\n\nFrom 256 channels {missed} of {len(wide)} miss 0.67. Their products alone, at the peak above, would take "
+            f"{min(floors):.2f} to {max(floors):.2f} of PyTorch's time. The rest is transforms: of tiles, and at the bottom of the "
+            "U of kernels, which are larger than the maps there.")  # fmt: skip
+
+
+def at_peak(results: dict[str, Any], macs: float) -> float:
+    """Seconds of so many multiply-adds at the machine's measured peak."""
+    return 2 * macs / (1e9 * results["profile"]["gflops"])
+
+
+def best_of(times: dict[str, Any]) -> float:
+    """PyTorch's seconds, in its better layout."""
+    return min(times[layout]["median"] for layout in LAYOUTS)
 
 
 def tell_steps(results: dict[str, Any]) -> str:
@@ -418,8 +441,13 @@ def tell_predict(results: dict[str, Any]) -> str:
     rows = [[f"{r['size']} x {r['size']} px, base {r['base']}, {r['tiles']} tiles of {r['tile']} px",
              *(f"{r[name]['median']:.1f} s" for name in (OURS, *LAYOUTS)), f"{ratio(r):.2f}"]
             for r in rows_of(results, "predict")]  # fmt: skip
-    return ("## Prediction\n\n" + table(["image", OURS, *LAYOUTS, "ratio"], rows)
+    text = ("## Prediction\n\n" + table(["image", OURS, *LAYOUTS, "ratio"], rows)
             + "\n\nPyTorch's is the faster of the whole image in one go and the same tiles as ours.")  # fmt: skip
+    for row in rows_of(results, "predict") if "profile" in results else ():
+        floor = at_peak(results, row["done_macs"])
+        text += (f" The products that our rungs do would take {floor:.1f} s at the peak above, {floor / best_of(row):.2f} of "
+                 "PyTorch's time; the rest is transforms and passes over the widest maps.")  # fmt: skip
+    return text
 
 
 def tell_memory(results: dict[str, Any]) -> str:

@@ -143,6 +143,9 @@ def test_a_rehearsal_finds_the_workspaces(preset, base, batch):
     assert said - temporaries == pytest.approx(sum(kept.values()), rel=0.02)
     assert planner.workspace_bytes(spec, n, batch=batch, training=False) <= said
     assert said + temporaries <= planner.workspace_bytes(spec, n, batch=batch, threads=2) <= 2 * said
+    large = shapes.legal_size(spec, 400)  # of which every map has several strips, so that a second thread has work
+    one, two = (planner.workspace_bytes(spec, large, batch=batch, threads=threads) for threads in (1, 2))
+    assert 1.5 * one < two <= 2 * one
 
 
 def test_a_rehearsal_is_over_with_its_block():

@@ -68,12 +68,11 @@ def test_time_goes_to_the_layer_that_took_it(monkeypatch):
 
     monkeypatch.setitem(tu.ladder._LADDERS["conv3x3"], "strips", rung._replace(grad_w=slow_grad_w))
     with tu.rung(conv3x3="strips"):
-        found = step_profile(SMALL, 60, repeats=1, peak=PEAK)
-    slow = {(e.layer, e.part) for e in found.entries if e.seconds >= 0.05}
+        found = [step_profile(SMALL, 60, repeats=1, peak=PEAK) for _ in range(3)]
+    slow = [{(e.layer, e.part) for e in one.entries if e.seconds >= 0.05} for one in found]
     wanted = {(f"{where}.1.relu{i}", "elementwise") for where in ("down", "up") for i in (1, 2)}
-    assert slow >= wanted | {("down.0.conv1", "by weight")}
-    others = [e.seconds for e in found.entries if (e.layer, e.part) not in wanted | {("down.0.conv1", "by weight")}]
-    assert np.median(others) < 0.025  # on a busy machine a few take longer
+    wanted |= {("down.0.conv1", "by weight")}
+    assert set.intersection(*slow) == wanted  # on a busy machine others are slow once, not always
 
 
 @pytest.mark.parametrize(

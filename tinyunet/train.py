@@ -310,10 +310,10 @@ def _batches(
         yield from map(batch, steps)
         return
     with ThreadPoolExecutor(1, "tinyunet batch") as helper:
-        coming = [helper.submit(batch, step) for step in steps[:1]]
-        for step in steps:
-            ready = coming.pop().result()
-            coming = [helper.submit(batch, step + 1)] if step + 1 in steps else []
+        begun = (helper.submit(batch, step) for step in steps)  # one after another, when it is asked for
+        coming = next(begun, None)
+        while coming is not None:
+            ready, coming = coming.result(), next(begun, None)
             yield ready
 
 

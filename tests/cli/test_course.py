@@ -90,7 +90,7 @@ def test_start_opens_jupyterlab_or_says_how(run, tmp_path, monkeypatch):
     assert "Begin with 00_images_and_masks.ipynb" in run("start", tmp_path)
     assert started[1][-1] == str(tmp_path / "00_images_and_masks.ipynb")
     monkeypatch.setattr(course, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^course: JupyterLab is not installed\. .* pip install .*\[course\]"):
+    with pytest.raises(ConfigError, match=r'^course: JupyterLab is not installed\. .* pip install -e "\.\[course\]", or'):
         run("start", tmp_path, "--lesson", "00")
     assert (tmp_path / "00_images_and_masks.ipynb").exists()
 

@@ -11,6 +11,7 @@ from tinyunet.backend import Array, array_module, require_together
 from tinyunet.errors import DTypeError, ShapeError
 from tinyunet.ladder import Rung
 from tinyunet.parallel import over_rows
+from tinyunet.rungs import strips
 
 DTYPES = ("float32", "float64", "complex128")
 """What an op takes and gives back unchanged. complex128 is there for complex-step gradient checks."""
@@ -91,14 +92,8 @@ def keep(a: Array, mask: Array, out: Array | None = None) -> Array:
 
 def add_bias(y: Array, b: Array) -> None:
     """y += b, in place, for a map that the caller has made: (N, H, W, C), (C,)"""
-    xp = array_module(y)
-    row = xp.tile(b, y.shape[2])  # NumPy adds long rows faster than many pixels of few channels
-
-    def formula(y: Array) -> None:
-        rows = y.reshape(*y.shape[:2], len(row))
-        rows += row
-
-    over_rows(formula, y)
+    bias = array_module(y).tile(b, y.shape[2])
+    over_rows(lambda y: strips.add_bias(y, bias), y)
 
 
 def with_bias(rung: Rung, b: Array, *arguments: Any) -> Array:

@@ -23,7 +23,7 @@ import numpy as np
 from tinyunet.backend import Array
 from tinyunet.ladder import Rung
 from tinyunet.parallel import each, groups, workspace
-from tinyunet.rungs.strips import padded_rows, refuses, strips
+from tinyunet.rungs.strips import add_bias, padded_rows, refuses, strips
 
 
 def shifts(size: int, rows: Array, h: int) -> Iterator[tuple[int, Array]]:
@@ -50,7 +50,7 @@ def forward(x: Array, w: Array, pad: int, b: Array | None = None) -> Array:
     rows, cols = height + 2 * pad - size + 1, width + 2 * pad - size + 1
     y = np.empty((images, rows, cols, c_out), x.dtype)
     matrix = w.reshape(-1, c_out)
-    bias = None if b is None else np.tile(b, cols)  # a whole row: NumPy adds it faster than many pixels of few channels
+    bias = None if b is None else np.tile(b, cols)
 
     def strip(job: tuple[int, int, int]) -> None:
         n, start, stop = job
@@ -58,8 +58,7 @@ def forward(x: Array, w: Array, pad: int, b: Array | None = None) -> Array:
         out = y[n, start:stop]
         np.matmul(written.T, matrix, out=out.reshape(-1, c_out))
         if bias is not None:
-            flat = out.reshape(stop - start, len(bias))
-            flat += bias
+            add_bias(out, bias)
 
     each(strip, strips(images, rows, cols * c_out * x.itemsize))
     return y

@@ -46,6 +46,15 @@ def padded_rows(image: Array, start: int, stop: int, pad: int, width: int) -> Ar
     return rows
 
 
+def add_bias(rows: Array, bias: Array) -> None:
+    """rows += bias, in place: (h, W, C), and a whole row of biases (W C,), which `np.tile(b, W)` makes of b (C,)
+
+    NumPy adds long rows faster than many pixels of few channels.
+    """
+    flat = rows.reshape(*rows.shape[:-2], len(bias))
+    flat += bias
+
+
 def strips(images: int, rows: int, bytes_per_row: int) -> list[tuple[int, int, int]]:
     """Split the output rows of all images: (image, start, stop)."""
     step = max(1, STRIP_BYTES // max(1, bytes_per_row))

@@ -27,7 +27,7 @@ import numpy as np
 from tinyunet.backend import Array
 from tinyunet.ladder import Rung
 from tinyunet.parallel import each, groups, workspace
-from tinyunet.rungs.strips import padded_rows
+from tinyunet.rungs.strips import add_bias, padded_rows
 from tinyunet.rungs.winograd import A, B, G, refuses
 
 STRIP_BYTES = 2**21
@@ -84,7 +84,7 @@ def correlate(x: Array, u: Array, pad: int, b: Array | None = None) -> Array:
     c_out = u.shape[2]
     rows, wide = height + 2 * pad - 2, width + 2 * pad
     y = np.empty((images, rows, wide - 2, c_out), np.float32)
-    bias = None if b is None else np.tile(b, wide - 2)  # a whole row: NumPy adds it faster than many pixels of few channels
+    bias = None if b is None else np.tile(b, wide - 2)
 
     def strip(job: tuple[int, int, int]) -> None:
         n, top, stop = job
@@ -101,8 +101,7 @@ def correlate(x: Array, u: Array, pad: int, b: Array | None = None) -> Array:
             rest = here[4 * whole :]
             mix(A.T[: len(rest)], products[whole:], rest[None])
         if bias is not None:
-            flat = here.reshape(len(here), len(bias))
-            flat += bias
+            add_bias(here, bias)
 
     each(strip, strips(images, rows, wide * (c_in + c_out) * 4))
     return y
