@@ -416,8 +416,8 @@ def floors_of_layers(results: dict[str, Any]) -> str:
     floors = [at_peak(results, row["macs"] * SAVED.get(times["rung"], 1)) / best_of(times) for row, times in wide]
     missed = sum(ratio(times) > 0.67 for _, times in wide)
     return (f"\n\nFrom 256 channels {missed} of {len(wide)} miss 0.67. Their products alone, at the peak above, would take "
-            f"{min(floors):.2f} to {max(floors):.2f} of PyTorch's time. The rest is transforms: of tiles, and at the bottom of the "
-            "U of kernels, which are larger than the maps there.")  # fmt: skip
+            f"{min(floors):.2f} to {max(floors):.2f} of PyTorch's time. The rest is transforms: of tiles, and at the bottom of "
+            "the U of kernels, which are larger than the maps there.")  # fmt: skip
 
 
 def at_peak(results: dict[str, Any], macs: float) -> float:
